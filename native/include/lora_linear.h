@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Contract of a linear layer with an optional low-rank adapter (LoRA paper, section 4.1; PEFT's scaling and dropout).
+//
+//   y = x W^T + bias + scaling * (dropout(x) lora_A^T) lora_B^T
+//
+// dropout(x)[i, j] = keep(i * in + j) ? x[i, j] / (1 - p) : 0, keep(e) = uniform(e) >= p, uniform(e) = lane e % 4 of
+// Philox4x32-10(key = seed, counter = {e / 4 (64 bit), offset (64 bit)}) * 2^-32.
+#pragma once
+#include <cstdint>
+
+#include "weight.h"
+
+namespace mambatune {
+
+struct LoraLinearInputs {
+  int64_t rows;          // of x
+  const float* x;        // [rows, in], row stride x_row_stride
+  int64_t x_row_stride;
+  Weight W;              // [out, in]
+  const float* bias;     // [out] or null
+  int64_t r;             // 0: no adapter; lora_A and lora_B are null then
+  const float* lora_A;   // [r, in]
+  const float* lora_B;   // [out, r]
+  float scaling;
+  float dropout;         // p in [0, 1)
+  uint64_t seed, offset;
+};
+
+struct LoraLinearFwdParams : LoraLinearInputs {
+  float* y;   // [rows, out]
+  float* xa;  // [rows, r]: dropout(x) lora_A^T, kept for the backward; null when r is 0
+};
+
+// Every output is overwritten; null means not wanted and costs no work.
+struct LoraLinearBwdParams : LoraLinearInputs {
+  const float* xa;  // as written by the forward
+  const float* dy;  // [rows, out], contiguous
+  float* dx;        // [rows, in] or null
+  float* dlora_A;   // [r, in] or null
+  float* dlora_B;   // [out, r] or null
+  float* dW;        // [out, in] or null
+  float* dbias;     // [out] or null
+};
+
+}  // namespace mambatune
