@@ -14,7 +14,7 @@ namespace mambatune {
 
 struct LoraLinearInputs {
   int64_t rows;          // of x
-  const float* x;        // [rows, in], row stride x_row_stride
+  const float* x;        // [rows, in], row stride x_row_stride; may be null in a backward that wants neither dlora_A nor dW
   int64_t x_row_stride;
   Weight W;              // [out, in]
   const float* bias;     // [out] or null

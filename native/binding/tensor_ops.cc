@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bindings of the plain tensor kernels (native/include/tensor_ops.h). Arguments in the order in which they are read here.
+#include "tensor_ops.h"
+
+#include <iterator>
+
+#include "arguments.h"
+#include "exports.h"
+
+namespace mambatune {
+namespace {
+
+int64_t element_size(DType dtype) { return dtype == DType::kBool ? 1 : 4; }
+
+DType read_dtype(Arguments& args) {
+  const int32_t value = args.int32();
+  if (value < 0 || value > static_cast<int32_t>(DType::kBool)) args.fail("native call with an unknown dtype");
+  return static_cast<DType>(value);
+}
+
+const void* input_of(Arguments& args, DType dtype, int64_t count) {
+  return element_size(dtype) == 1 ? static_cast<const void*>(args.input<uint8_t>(count)) : args.input<float>(count);
+}
+
+void* output_of(Arguments& args, DType dtype, int64_t count) {
+  return element_size(dtype) == 1 ? static_cast<void*>(args.output<uint8_t>(count)) : args.output<float>(count);
+}
+
+// An Int32Array of `rank` numbers into int64 slots.
+void read_dims(Arguments& args, int32_t rank, int64_t* dims) {
+  int64_t length = 0;
+  const int32_t* values = args.int32_array(&length);
+  if (args.ok() && length != rank) args.fail("native call with a shape of the wrong rank");
+  for (int32_t i = 0; args.ok() && i < rank; i++) dims[i] = values[i];
+}
+
+int32_t read_rank(Arguments& args) {
+  const auto rank = static_cast<int32_t>(args.size());
+  if (args.ok() && rank > kMaxRank) args.fail("native call with a tensor of rank over 6");
+  return args.ok() ? rank : 0;
+}
+
+int64_t product(const int64_t* dims, int32_t rank) {
+  int64_t size = 1;
+  for (int32_t i = 0; i < rank; i++) size *= dims[i];
+  return size;
+}
+
+// One past the highest and the lowest element that a strided walk touches, relative to its base.
+void extent(const int64_t* dims, const int64_t* strides, int32_t rank, int64_t* low, int64_t* high) {
+  *low = 0;
+  *high = product(dims, rank) > 0 ? 1 : 0;
+  for (int32_t i = 0; i < rank && *high > 0; i++) (strides[i] < 0 ? *low : *high) += strides[i] * (dims[i] - 1);
+}
+
+bool writes_bool(UnaryOp op) {
+  return op == UnaryOp::kIsNan || op == UnaryOp::kIsFinite || op == UnaryOp::kIsInf || op == UnaryOp::kLogicalNot;
+}
+
+napi_value unary(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  UnaryParams p{};
+  p.op = static_cast<UnaryOp>(args.int32());
+  p.dtype = read_dtype(args);
+  p.size = args.size();
+  p.x = input_of(args, p.dtype, p.size);
+  p.y = output_of(args, writes_bool(p.op) ? DType::kBool : p.dtype, p.size);
+  return args.ok() ? args.finish(device->unary(p)) : nullptr;
+}
+
+napi_value binary(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  BinaryParams p{};
+  p.op = static_cast<BinaryOp>(args.int32());
+  p.dtype = read_dtype(args);
+  p.rank = read_rank(args);
+  read_dims(args, p.rank, p.dims);
+  read_dims(args, p.rank, p.a_strides);
+  read_dims(args, p.rank, p.b_strides);
+  if (!args.ok()) return nullptr;
+  int64_t low = 0, a_high = 0, b_high = 0;
+  extent(p.dims, p.a_strides, p.rank, &low, &a_high);
+  extent(p.dims, p.b_strides, p.rank, &low, &b_high);
+  p.a = input_of(args, p.dtype, a_high);
+  p.b = input_of(args, p.dtype, b_high);
+  p.out = output_of(args, p.op >= BinaryOp::kEqual ? DType::kBool : p.dtype, product(p.dims, p.rank));
+  return args.ok() ? args.finish(device->binary(p)) : nullptr;
+}
+
+napi_value select(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  SelectParams p{};
+  const DType dtype = read_dtype(args);
+  p.size = args.size();
+  p.element_size = static_cast<int32_t>(element_size(dtype));
+  p.condition = args.input<uint8_t>(p.size);
+  p.a = input_of(args, dtype, p.size);
+  p.b = input_of(args, dtype, p.size);
+  p.out = output_of(args, dtype, p.size);
+  return args.ok() ? args.finish(device->select(p)) : nullptr;
+}
+
+napi_value reduce(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  ReduceParams p{};
+  p.op = static_cast<ReduceOp>(args.int32());
+  p.dtype = read_dtype(args);
+  p.outer = args.size();
+  p.length = args.size();
+  p.inner = args.size();
+  p.x = input_of(args, p.dtype, p.outer * p.length * p.inner);
+  const bool index = p.op == ReduceOp::kArgMax || p.op == ReduceOp::kArgMin;
+  p.out = output_of(args, index ? DType::kInt32 : p.dtype, p.outer * p.inner);
+  return args.ok() ? args.finish(device->reduce(p)) : nullptr;
+}
+
+napi_value cumsum(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  CumsumParams p{};
+  p.dtype = read_dtype(args);
+  p.outer = args.size();
+  p.length = args.size();
+  p.inner = args.size();
+  p.exclusive = args.boolean();
+  p.reverse = args.boolean();
+  p.x = input_of(args, p.dtype, p.outer * p.length * p.inner);
+  p.out = output_of(args, p.dtype, p.outer * p.length * p.inner);
+  return args.ok() ? args.finish(device->cumsum(p)) : nullptr;
+}
+
+napi_value matmul(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  MatmulParams p{};
+  p.batch = args.size();
+  p.m = args.size();
+  p.n = args.size();
+  p.k = args.size();
+  p.a_batch_stride = args.size();
+  p.b_batch_stride = args.size();
+  p.transpose_a = args.boolean();
+  p.transpose_b = args.boolean();
+  const int64_t last = p.batch > 0 ? p.batch - 1 : 0;
+  p.a = args.input<float>(last * p.a_batch_stride + p.m * p.k);
+  p.b = args.input<float>(last * p.b_batch_stride + p.k * p.n);
+  p.out = args.output<float>(p.batch * p.m * p.n);
+  return args.ok() ? args.finish(device->matmul(p)) : nullptr;
+}
+
+// stridedCopy(device, dtype, rank, dims, srcStrides, dstStrides, src, srcOffset, dst, dstOffset)
+napi_value strided_copy(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  StridedCopyParams p{};
+  const DType dtype = read_dtype(args);
+  p.element_size = static_cast<int32_t>(element_size(dtype));
+  p.rank = read_rank(args);
+  read_dims(args, p.rank, p.dims);
+  read_dims(args, p.rank, p.src_strides);
+  read_dims(args, p.rank, p.dst_strides);
+  if (!args.ok()) return nullptr;
+  int64_t src_low = 0, src_high = 0, dst_low = 0, dst_high = 0;
+  extent(p.dims, p.src_strides, p.rank, &src_low, &src_high);
+  extent(p.dims, p.dst_strides, p.rank, &dst_low, &dst_high);
+  Buffer* src = args.buffer();
+  const int64_t src_offset = args.size();
+  Buffer* dst = args.buffer();
+  const int64_t dst_offset = args.size();
+  if (!args.ok()) return nullptr;
+  const auto inside = [&](const Buffer* buffer, int64_t offset, int64_t low, int64_t high) {
+    return buffer->device == device && offset + low >= 0 &&
+           static_cast<uint64_t>(offset + high) <= buffer->bytes / static_cast<uint64_t>(p.element_size);
+  };
+  if (!inside(src, src_offset, src_low, src_high) || !inside(dst, dst_offset, dst_low, dst_high)) {
+    args.fail("native copy outside a buffer");
+    return nullptr;
+  }
+  drop_weight_cache(*dst);
+  p.src = static_cast<const char*>(src->memory) + src_offset * p.element_size;
+  p.dst = static_cast<char*>(dst->memory) + dst_offset * p.element_size;
+  return args.finish(device->strided_copy(p));
+}
+
+napi_value gather(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  GatherParams p{};
+  const DType dtype = read_dtype(args);
+  p.element_size = static_cast<int32_t>(element_size(dtype));
+  p.outer = args.size();
+  p.length = args.size();
+  p.inner = args.size();
+  p.count = args.size();
+  p.x = input_of(args, dtype, p.outer * p.length * p.inner);
+  p.indices = args.input<int32_t>(p.count);
+  p.out = output_of(args, dtype, p.outer * p.count * p.inner);
+  return args.ok() ? args.finish(device->gather(p)) : nullptr;
+}
+
+napi_value scatter_add(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  ScatterAddParams p{};
+  p.outer = args.size();
+  p.length = args.size();
+  p.inner = args.size();
+  p.count = args.size();
+  p.x = args.input<float>(p.outer * p.count * p.inner);
+  p.indices = args.input<int32_t>(p.count);
+  p.out = args.output<float>(p.outer * p.length * p.inner);
+  return args.ok() ? args.finish(device->scatter_add(p)) : nullptr;
+}
+
+napi_value cast(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  CastParams p{};
+  p.from = read_dtype(args);
+  p.to = read_dtype(args);
+  p.size = args.size();
+  p.x = input_of(args, p.from, p.size);
+  p.y = output_of(args, p.to, p.size);
+  return args.ok() ? args.finish(device->cast(p)) : nullptr;
+}
+
+napi_value fill(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  FillParams p{};
+  p.dtype = read_dtype(args);
+  p.size = args.size();
+  p.value = args.number();
+  p.y = output_of(args, p.dtype, p.size);
+  return args.ok() ? args.finish(device->fill(p)) : nullptr;
+}
+
+napi_value axpy(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  AxpyParams p{};
+  p.size = args.size();
+  p.alpha = args.float32();
+  p.x = args.input<float>(p.size);
+  p.y = args.output<float>(p.size);
+  return args.ok() ? args.finish(device->axpy(p)) : nullptr;
+}
+
+napi_value softmax(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  SoftmaxParams p{};
+  p.rows = args.size();
+  p.cols = args.size();
+  p.x = args.input<float>(p.rows * p.cols);
+  p.y = args.output<float>(p.rows * p.cols);
+  return args.ok() ? args.finish(device->softmax(p)) : nullptr;
+}
+
+const Export kExports[] = {
+    {"unary", unary},   {"binary", binary}, {"select", select},           {"reduce", reduce}, {"cumsum", cumsum},
+    {"matmul", matmul}, {"gather", gather}, {"stridedCopy", strided_copy}, {"cast", cast},     {"scatterAdd", scatter_add},
+    {"fill", fill},     {"axpy", axpy},     {"softmax", softmax},
+};
+
+}  // namespace
+
+void export_tensor_ops(napi_env env, napi_value exports) { export_functions(env, exports, kExports, std::size(kExports)); }
+
+}  // namespace mambatune

@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: Apache-2.0
+// Selective scan, backward. A task walks a block of channels of one batch row through the chunks of time in reverse. Per
+// chunk it replays the forward from the saved state, keeping decays and states of a few (channel vector, state) pairs in
+// the first-level cache, and runs the adjoint recurrence
+//
+//   g_t = C_t dy_t + a_{t+1} g_{t+1}      with a_t = exp(delta'_t A), dy_t = dout_t silu(z_t)
+//
+// over them. dB and dC, sums over channels, are summed lane by lane over the block's vectors, then over lanes, then over
+// blocks, always in the same order, so that no result depends on the number of threads.
+#include "selective_scan_detail.h"
+
+#include "../include/device.h"
+#include "thread_pool.h"
+
+namespace mambatune {
+namespace MAMBATUNE_ISA {
+namespace {
+
+constexpr int kVectorBlock = kWidth == 16 ? 4 : 2;                 // vectors walked together with kStateBlock states each
+constexpr int64_t kBlockVectors = 128 / kWidth;                    // vectors of a task's channel block
+constexpr int64_t kPartialFloats = 4 << 20;                        // aim for the sums over blocks that wait to be added
+constexpr int64_t kColumn = static_cast<int64_t>(kChunk) * kWidth;  // one value per step and channel of a vector
+
+// The columns kept per vector of channels during a chunk.
+enum Column { kDelta, kInput, kDy, kY, kGradInput, kGradDelta, kSlope, kGate, kColumns };
+
+struct Plan {
+  const SelectiveScanBwdParams& p;
+  ScanShape shape;
+  int64_t blocks;
+  float* partial_BC;    // [batches of a slab, blocks, seqlen, 2, states]
+  float* partial_A;     // [batch, vectors, states, kWidth] or null
+  float* partial_D;     // [batch, vectors, kWidth]
+  float* partial_bias;  // [batch, vectors, kWidth]
+
+  int64_t task_floats() const {
+    return kBlockVectors * 2 * shape.state_floats() + 2 * kChunk * shape.state_floats() + kVectorBlock * kColumns * kColumn +
+           2 * kVectorBlock * kStateBlock * kColumn + kVectorBlock * shape.state_floats() + 2 * kChunk * shape.states;
+  }
+};
+
+// The working memory of a task.
+struct Block {
+  const Plan& plan;
+  int64_t batch, slab_batch, block, first_vector;
+  int vectors;
+  float *A, *carry, *sum_B, *sum_C, *columns, *decay, *before, *start, *B_padded, *C_padded;
+
+  Block(const Plan& the_plan, int64_t b, int64_t in_slab, int64_t index, float* memory)
+      : plan(the_plan), batch(b), slab_batch(in_slab), block(index), first_vector(index * kBlockVectors) {
+    const ScanShape& shape = plan.shape;
+    const int64_t left = shape.vectors - first_vector;
+    vectors = static_cast<int>(left < kBlockVectors ? left : kBlockVectors);
+    A = memory;
+    carry = A + kBlockVectors * shape.state_floats();
+    sum_B = carry + kBlockVectors * shape.state_floats();
+    sum_C = sum_B + kChunk * shape.state_floats();
+    columns = sum_C + kChunk * shape.state_floats();
+    decay = columns + kVectorBlock * kColumns * kColumn;
+    before = decay + kVectorBlock * kStateBlock * kColumn;
+    start = before + kVectorBlock * kStateBlock * kColumn;
+    B_padded = start + kVectorBlock * shape.state_floats();
+    C_padded = B_padded + kChunk * shape.states;
+  }
+
+  float* column(int v, Column which) const { return columns + (v * kColumns + which) * kColumn; }
+  int lanes(int64_t v) const { return lanes_of(plan.p.d_inner, first_vector + v); }
+  int64_t channel(int64_t v) const { return (first_vector + v) * kWidth; }
+  int64_t state_row(int64_t v) const { return (batch * plan.p.d_inner + channel(v)) * plan.p.d_state; }
+  int64_t vector_row(int64_t v) const { return batch * plan.shape.vectors + first_vector + v; }
+};
+
+// A chunk of time as the inner loops see it.
+struct Chunk {
+  int64_t row, steps;
+  StateRows B, C;
+  const bool* resets;
+};
+
+// Fills the columns of vector `vector` of the block, at place v of the group walked together.
+void prepare(const Block& block, const Chunk& chunk, int64_t vector, int v) {
+  const SelectiveScanBwdParams& p = block.plan.p;
+  const int lanes = block.lanes(vector);
+  const int64_t channel = block.channel(vector);
+  const Vec bias = p.delta_bias ? load_lanes(p.delta_bias + channel, lanes) : Vec{};
+  const Vec skip = p.D ? load_lanes(p.D + channel, lanes) : Vec{};
+  for (int64_t t = 0; t < chunk.steps; ++t) {
+    const int64_t row = chunk.row + t, at = t * kWidth;
+    const Vec raw = load_lanes(p.delta + row * p.delta_row_stride + channel, lanes) + bias;
+    const Vec u = load_lanes(p.u + row * p.u_row_stride + channel, lanes);
+    Vec dy = load_lanes(p.dout + row * p.d_inner + channel, lanes);
+    Vec step = raw, slope = broadcast(1.0f);
+    if (p.delta_softplus) {
+      const Vec tail = exp(-abs(raw));  // softplus and its slope, the sigmoid, from one exponential
+      const Vec small = 1.0f / (1.0f + tail);
+      slope = raw > kSoftplusThreshold ? slope : (raw < 0.0f ? tail * small : small);
+      step = raw > kSoftplusThreshold ? raw : clamp_below(0.0f, raw) + log1p_unit(tail);
+    }
+    if (p.z) {
+      const Vec z = load_lanes(p.z + row * p.z_row_stride + channel, lanes);
+      const Vec gate = sigmoid(z);
+      store(block.column(v, kGate) + at, gate);
+      dy *= z * gate;
+    }
+    store(block.column(v, kDelta) + at, step);
+    store(block.column(v, kInput) + at, step * u);
+    store(block.column(v, kDy) + at, dy);
+    store(block.column(v, kY) + at, skip * u);
+    store(block.column(v, kGradInput) + at, Vec{});
+    store(block.column(v, kGradDelta) + at, Vec{});
+    store(block.column(v, kSlope) + at, slope);
+  }
+}
+
+// Writes du, ddelta and dz of one vector of channels from its columns, and the sums over time.
+void finish(const Block& block, const Chunk& chunk, int64_t vector, int v) {
+  const SelectiveScanBwdParams& p = block.plan.p;
+  const int lanes = block.lanes(vector);
+  const int64_t channel = block.channel(vector), sums = block.vector_row(vector) * kWidth;
+  const Vec skip = p.D ? load_lanes(p.D + channel, lanes) : Vec{};
+  Vec sum_D = {}, sum_bias = {};
+  for (int64_t t = 0; t < chunk.steps; ++t) {
+    const int64_t row = chunk.row + t, at = t * kWidth;
+    const Vec u = load_lanes(p.u + row * p.u_row_stride + channel, lanes);
+    const Vec dy = load(block.column(v, kDy) + at), grad_input = load(block.column(v, kGradInput) + at);
+    const Vec du = grad_input * load(block.column(v, kDelta) + at) + skip * dy;
+    const Vec ddelta =
+        (grad_input * u + kLn2 * load(block.column(v, kGradDelta) + at)) * load(block.column(v, kSlope) + at);
+    store_lanes(p.du + row * p.du_row_stride + channel, du, lanes);
+    store_lanes(p.ddelta + row * p.ddelta_row_stride + channel, ddelta, lanes);
+    sum_D += dy * u;
+    sum_bias += ddelta;
+    if (p.z) {
+      const Vec z = load_lanes(p.z + row * p.z_row_stride + channel, lanes);
+      const Vec dout = load_lanes(p.dout + row * p.d_inner + channel, lanes), gate = load(block.column(v, kGate) + at);
+      const Vec dz = dout * load(block.column(v, kY) + at) * gate * (1.0f + z * (1.0f - gate));
+      store_lanes(p.dz + row * p.dz_row_stride + channel, dz, lanes);
+    }
+  }
+  if (p.dD) store(block.plan.partial_D + sums, load(block.plan.partial_D + sums) + sum_D);
+  if (p.ddelta_bias) store(block.plan.partial_bias + sums, load(block.plan.partial_bias + sums) + sum_bias);
+}
+
+// Forward over the chunk for states n .. n + kStateBlock of Vectors vectors: keeps decay and the state before each step,
+// adds C . h to y and dy h to the sums for dC.
+template <int Vectors>
+void replay(const Block& block, const Chunk& chunk, int64_t n, const float* const (&A)[Vectors],
+            const float* const (&start)[Vectors]) {
+  Vec h[Vectors][kStateBlock];
+  MAMBATUNE_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    MAMBATUNE_UNROLL
+    for (int i = 0; i < kStateBlock; ++i) h[v][i] = load(start[v] + i * kWidth);
+  }
+  for (int64_t t = 0; t < chunk.steps; ++t) {
+    if (chunk.resets && chunk.resets[t]) {
+      MAMBATUNE_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        MAMBATUNE_UNROLL
+        for (int i = 0; i < kStateBlock; ++i) h[v][i] = Vec{};
+      }
+    }
+    const float *B = chunk.B.rows + t * chunk.B.stride + n, *C = chunk.C.rows + t * chunk.C.stride + n;
+    float* sum_C = block.sum_C + t * block.plan.shape.state_floats() + n * kWidth;
+    float* decay = block.decay + t * Vectors * kStateBlock * kWidth;
+    float* before = block.before + t * Vectors * kStateBlock * kWidth;
+    Vec grad_C[kStateBlock];
+    MAMBATUNE_UNROLL
+    for (int i = 0; i < kStateBlock; ++i) grad_C[i] = load(sum_C + i * kWidth);
+    MAMBATUNE_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      const Vec step = load(block.column(v, kDelta) + t * kWidth), x = load(block.column(v, kInput) + t * kWidth);
+      const Vec dy = load(block.column(v, kDy) + t * kWidth);
+      Vec y = load(block.column(v, kY) + t * kWidth);
+      MAMBATUNE_UNROLL
+      for (int i = 0; i < kStateBlock; ++i) {
+        const Vec a = exp2(step * load(A[v] + i * kWidth));
+        store(decay + (v * kStateBlock + i) * kWidth, a);
+        store(before + (v * kStateBlock + i) * kWidth, h[v][i]);
+        h[v][i] = a * h[v][i] + x * B[i];
+        y += h[v][i] * C[i];
+        grad_C[i] += dy * h[v][i];
+      }
+      store(block.column(v, kY) + t * kWidth, y);
+    }
+    MAMBATUNE_UNROLL
+    for (int i = 0; i < kStateBlock; ++i) store(sum_C + i * kWidth, grad_C[i]);
+  }
+}
+
+// The adjoint over the chunk, from its last step to its first, for the states replay() has kept.
+template <int Vectors, bool kWantA>
+void reverse(const Block& block, const Chunk& chunk, int64_t n, const float* const (&A)[Vectors],
+             float* const (&carry)[Vectors], float* const (&grad_A)[Vectors]) {
+  Vec g[Vectors][kStateBlock];
+  MAMBATUNE_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    MAMBATUNE_UNROLL
+    for (int i = 0; i < kStateBlock; ++i) g[v][i] = load(carry[v] + i * kWidth);
+  }
+  for (int64_t t = chunk.steps - 1; t >= 0; --t) {
+    const float *B = chunk.B.rows + t * chunk.B.stride + n, *C = chunk.C.rows + t * chunk.C.stride + n;
+    float* sum_B = block.sum_B + t * block.plan.shape.state_floats() + n * kWidth;
+    const float* decay = block.decay + t * Vectors * kStateBlock * kWidth;
+    const float* before = block.before + t * Vectors * kStateBlock * kWidth;
+    Vec grad_B[kStateBlock];
+    MAMBATUNE_UNROLL
+    for (int i = 0; i < kStateBlock; ++i) grad_B[i] = load(sum_B + i * kWidth);
+    MAMBATUNE_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      const Vec dy = load(block.column(v, kDy) + t * kWidth), x = load(block.column(v, kInput) + t * kWidth);
+      Vec grad_input = load(block.column(v, kGradInput) + t * kWidth);
+      Vec grad_delta = load(block.column(v, kGradDelta) + t * kWidth);
+      MAMBATUNE_UNROLL
+      for (int i = 0; i < kStateBlock; ++i) {
+        g[v][i] += dy * C[i];
+        grad_input += g[v][i] * B[i];
+        grad_B[i] += g[v][i] * x;
+        g[v][i] *= load(decay + (v * kStateBlock + i) * kWidth);
+        const Vec product = g[v][i] * load(before + (v * kStateBlock + i) * kWidth);  // gradient of delta' * A
+        grad_delta += product * load(A[v] + i * kWidth);
+        if (kWantA) {
+          const Vec step = load(block.column(v, kDelta) + t * kWidth);
+          store(grad_A[v] + i * kWidth, load(grad_A[v] + i * kWidth) + product * step);
+        }
+      }
+      store(block.column(v, kGradInput) + t * kWidth, grad_input);
+      store(block.column(v, kGradDelta) + t * kWidth, grad_delta);
+    }
+    MAMBATUNE_UNROLL
+    for (int i = 0; i < kStateBlock; ++i) store(sum_B + i * kWidth, grad_B[i]);
+    if (chunk.resets && chunk.resets[t]) {
+      MAMBATUNE_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        MAMBATUNE_UNROLL
+        for (int i = 0; i < kStateBlock; ++i) g[v][i] = Vec{};
+      }
+    }
+  }
+  MAMBATUNE_UNROLL
+  for (int v = 0; v < Vectors; ++v) {
+    MAMBATUNE_UNROLL
+    for (int i = 0; i < kStateBlock; ++i) store(carry[v] + i * kWidth, g[v][i]);
+  }
+}
+
+// One chunk of Vectors vectors from `vector` on; `start` holds their states before the chunk.
+template <int Vectors>
+void walk(const Block& block, const Chunk& chunk, int64_t vector, const float* start) {
+  const Plan& plan = block.plan;
+  const int64_t floats = plan.shape.state_floats();
+  for (int v = 0; v < Vectors; ++v) prepare(block, chunk, vector + v, v);
+  for (int64_t n = 0; n < plan.shape.states; n += kStateBlock) {
+    const float *A[Vectors], *before[Vectors];
+    float *carry[Vectors], *grad_A[Vectors];
+    for (int v = 0; v < Vectors; ++v) {
+      A[v] = block.A + (vector + v) * floats + n * kWidth;
+      before[v] = start + v * floats + n * kWidth;
+      carry[v] = block.carry + (vector + v) * floats + n * kWidth;
+      grad_A[v] = plan.partial_A ? plan.partial_A + block.vector_row(vector + v) * floats + n * kWidth : nullptr;
+    }
+    replay<Vectors>(block, chunk, n, A, before);
+    if (plan.partial_A) {
+      reverse<Vectors, true>(block, chunk, n, A, carry, grad_A);
+    } else {
+      reverse<Vectors, false>(block, chunk, n, A, carry, grad_A);
+    }
+  }
+  for (int v = 0; v < Vectors; ++v) finish(block, chunk, vector + v, v);
+}
+
+// sums over lanes of `count` vectors.
+void sum_vectors(const float* vectors, int64_t count, float* sums) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(sums + i, sum_lanes_of_each(vectors + i * kWidth));
+  for (; i < count; ++i) sums[i] = sum_lanes(load(vectors + i * kWidth));
+}
+
+// h0, or zeros, of `count` vectors of the block from `vector` on.
+void initial_states(const Block& block, int64_t vector, int count) {
+  const SelectiveScanBwdParams& p = block.plan.p;
+  const int64_t floats = block.plan.shape.state_floats();
+  for (int v = 0; v < count; ++v) {
+    float* start = block.start + v * floats;
+    if (p.h0) {
+      pack_states(p.h0 + block.state_row(vector + v), block.lanes(vector + v), p.d_state, block.plan.shape.states, 1.0f, start);
+    } else {
+      memset(start, 0, static_cast<size_t>(floats) * sizeof(float));
+    }
+  }
+}
+
+void begin(const Block& block) {
+  const Plan& plan = block.plan;
+  const SelectiveScanBwdParams& p = plan.p;
+  const int64_t floats = plan.shape.state_floats(), states = plan.shape.states;
+  const size_t bytes = static_cast<size_t>(floats) * sizeof(float);
+  for (int64_t v = 0; v < block.vectors; ++v) {
+    pack_states(p.A + block.channel(v) * p.d_state, block.lanes(v), p.d_state, states, kLog2E, block.A + v * floats);
+    if (p.dlast_state) {
+      pack_states(p.dlast_state + block.state_row(v), block.lanes(v), p.d_state, states, 1.0f, block.carry + v * floats);
+    } else {
+      memset(block.carry + v * floats, 0, bytes);
+    }
+    if (plan.partial_A) memset(plan.partial_A + block.vector_row(v) * floats, 0, bytes);
+    if (p.dD) store(plan.partial_D + block.vector_row(v) * kWidth, Vec{});
+    if (p.ddelta_bias) store(plan.partial_bias + block.vector_row(v) * kWidth, Vec{});
+  }
+}
+
+void scan_block(const Block& block) {
+  const Plan& plan = block.plan;
+  const SelectiveScanBwdParams& p = plan.p;
+  const ScanShape& shape = plan.shape;
+  const int64_t floats = shape.state_floats();
+  const int32_t* seq_idx = p.seq_idx ? p.seq_idx + block.batch * p.seqlen : nullptr;
+  bool reset_flags[kChunk];
+  begin(block);
+  for (int64_t index = shape.chunks - 1; index >= 0; --index) {
+    const int64_t first = index * kChunk, row = block.batch * p.seqlen + first;
+    const int64_t steps = p.seqlen - first < kChunk ? p.seqlen - first : kChunk;
+    const Chunk chunk = {row, steps,
+                         StateRows(p.B, p.B_row_stride, row, steps, p.d_state, shape.states, block.B_padded),
+                         StateRows(p.C, p.C_row_stride, row, steps, p.d_state, shape.states, block.C_padded),
+                         find_resets(seq_idx, first, steps, reset_flags)};
+    memset(block.sum_B, 0, static_cast<size_t>(2 * kChunk * floats) * sizeof(float));
+    for (int64_t v = 0; v < block.vectors;) {
+      const int count = block.vectors - v >= kVectorBlock ? kVectorBlock : 1;
+      const float* start = block.start;
+      if (index > 0) {
+        start = p.checkpoints + shape.checkpoint(block.batch, index, block.first_vector + v);
+      } else {
+        initial_states(block, v, count);
+      }
+      if (count == kVectorBlock) {
+        walk<kVectorBlock>(block, chunk, v, start);
+      } else {
+        walk<1>(block, chunk, v, start);
+      }
+      v += count;
+    }
+    float* partial = plan.partial_BC + ((block.slab_batch * plan.blocks + block.block) * p.seqlen + first) * 2 * shape.states;
+    for (int64_t t = 0; t < steps; ++t) {
+      sum_vectors(block.sum_B + t * floats, shape.states, partial + t * 2 * shape.states);
+      sum_vectors(block.sum_C + t * floats, shape.states, partial + t * 2 * shape.states + shape.states);
+    }
+  }
+  if (!p.dh0) return;
+  for (int64_t v = 0; v < block.vectors; ++v) {
+    unpack_states(block.carry + v * floats, block.lanes(v), p.d_state, p.dh0 + block.state_row(v));
+  }
+}
+
+// dB and dC of the batch rows of a slab: the blocks' sums, added in the order of the blocks.
+void add_blocks(const Plan& plan, int64_t first_batch, int64_t batches) {
+  const SelectiveScanBwdParams& p = plan.p;
+  const int64_t states = plan.shape.states, chunks = plan.shape.chunks;
+  parallel_for(batches * chunks, [&](int64_t task, int) {
+    const int64_t b = task / chunks, first = task % chunks * kChunk;
+    const int64_t end = first + kChunk < p.seqlen ? first + kChunk : p.seqlen;
+    for (int64_t t = first; t < end; ++t) {
+      const float* sums = plan.partial_BC + (b * plan.blocks * p.seqlen + t) * 2 * states;
+      float* dB = p.dB + ((first_batch + b) * p.seqlen + t) * p.dB_row_stride;
+      float* dC = p.dC + ((first_batch + b) * p.seqlen + t) * p.dC_row_stride;
+      for (int64_t n = 0; n < p.d_state; ++n) dB[n] = sums[n];
+      for (int64_t n = 0; n < p.d_state; ++n) dC[n] = sums[states + n];
+      for (int64_t block = 1; block < plan.blocks; ++block) {
+        sums += p.seqlen * 2 * states;
+        for (int64_t n = 0; n < p.d_state; ++n) dB[n] += sums[n];
+        for (int64_t n = 0; n < p.d_state; ++n) dC[n] += sums[states + n];
+      }
+    }
+  });
+}
+
+// dA, dD and ddelta_bias: the batch rows' sums, added in the order of the batch.
+void add_batches(const Plan& plan) {
+  const SelectiveScanBwdParams& p = plan.p;
+  const int64_t vectors = plan.shape.vectors, floats = plan.shape.state_floats();
+  for (int64_t v = 0; v < vectors; ++v) {
+    const int lanes = lanes_of(p.d_inner, v);
+    Vec sum_D = {}, sum_bias = {};
+    for (int64_t b = 0; b < p.batch; ++b) {
+      const int64_t row = b * vectors + v;
+      if (p.dD) sum_D += load(plan.partial_D + row * kWidth);
+      if (p.ddelta_bias) sum_bias += load(plan.partial_bias + row * kWidth);
+      if (!p.dA || b == 0) continue;
+      float* total = plan.partial_A + v * floats;
+      for (int64_t i = 0; i < floats; i += kWidth) store(total + i, load(total + i) + load(plan.partial_A + row * floats + i));
+    }
+    if (p.dD) store_lanes(p.dD + v * kWidth, sum_D, lanes);
+    if (p.ddelta_bias) store_lanes(p.ddelta_bias + v * kWidth, sum_bias, lanes);
+    if (p.dA) unpack_states(plan.partial_A + v * floats, lanes, p.d_state, p.dA + v * kWidth * p.d_state);
+  }
+}
+
+}  // namespace
+
+Error selective_scan_bwd(const SelectiveScanBwdParams& p) {
+  const ScanShape shape(p);
+  const int64_t rows = p.batch * shape.vectors;
+  if (rows == 0 || p.seqlen == 0) {
+    const size_t channels = static_cast<size_t>(p.d_inner) * sizeof(float);
+    if (p.dA) memset(p.dA, 0, channels * static_cast<size_t>(p.d_state));
+    if (p.dD) memset(p.dD, 0, channels);
+    if (p.ddelta_bias) memset(p.ddelta_bias, 0, channels);
+    return nullptr;
+  }
+  Plan plan = {p, shape, (shape.vectors + kBlockVectors - 1) / kBlockVectors, nullptr, nullptr, nullptr, nullptr};
+  const int64_t batch_floats = plan.blocks * p.seqlen * 2 * shape.states;
+  int64_t slab = kPartialFloats / batch_floats;
+  slab = slab < 1 ? 1 : slab < p.batch ? slab : p.batch;
+  const int64_t threads = thread_count(), per_thread = plan.task_floats();
+  const int64_t A_floats = p.dA ? rows * shape.state_floats() : 0;
+  const int64_t total = threads * per_thread + A_floats + 2 * rows * kWidth + slab * batch_floats;
+  float* scratch = thread_scratch(static_cast<size_t>(total));
+  if (!scratch) return "selective_scan backward: out of memory for the working buffers";
+  if (p.dA) plan.partial_A = scratch + threads * per_thread;
+  plan.partial_D = scratch + threads * per_thread + A_floats;
+  plan.partial_bias = plan.partial_D + rows * kWidth;
+  plan.partial_BC = plan.partial_bias + rows * kWidth;
+  for (int64_t first = 0; first < p.batch; first += slab) {
+    const int64_t batches = p.batch - first < slab ? p.batch - first : slab;
+    parallel_for(batches * plan.blocks, [&](int64_t task, int thread) {
+      const int64_t b = task / plan.blocks;
+      scan_block(Block(plan, first + b, b, task % plan.blocks, scratch + thread * per_thread));
+    });
+    add_blocks(plan, first, batches);
+  }
+  if (p.dA || p.dD || p.ddelta_bias) add_batches(plan);
+  return nullptr;
+}
+
+}  // namespace MAMBATUNE_ISA
+}  // namespace mambatune

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// One float vector type per instruction set, with the loads, reductions and elementary functions the kernels share.
+// Everything lives in the instruction set's own namespace, so copies compiled for different processors never merge.
+// Compiled with MAMBATUNE_ISA = avx512, avx2 or portable (128-bit vectors: SSE2, NEON or whatever the compiler makes of it).
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define MAMBATUNE_INLINE inline __attribute__((always_inline))
+
+// Before a short constant loop whose arrays are to live in registers.
+#if defined(__clang__)
+#define MAMBATUNE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define MAMBATUNE_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+namespace mambatune {
+namespace MAMBATUNE_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kWidth * 4)));
+typedef int32_t IntVec __attribute__((vector_size(kWidth * 4)));
+typedef float HalfVec __attribute__((vector_size(kWidth * 2)));
+typedef double DoubleVec __attribute__((vector_size(kWidth * 4)));
+
+MAMBATUNE_INLINE Vec broadcast(float value) { return value - Vec{}; }
+MAMBATUNE_INLINE IntVec broadcast_int(int32_t value) { return value - IntVec{}; }
+MAMBATUNE_INLINE IntVec as_int(Vec x) { return (IntVec)x; }
+MAMBATUNE_INLINE Vec as_float(IntVec x) { return (Vec)x; }
+
+MAMBATUNE_INLINE Vec load(const float* from) {
+  Vec value;
+  memcpy(&value, from, sizeof value);
+  return value;
+}
+
+MAMBATUNE_INLINE void store(float* to, Vec value) { memcpy(to, &value, sizeof value); }
+
+// The first `count` lanes, zero beyond; memory beyond them is not touched. 0 <= count <= kWidth.
+MAMBATUNE_INLINE Vec load_partial(const float* from, int count) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1u), from);
+#else
+  Vec value = {};
+  for (int i = 0; i < count; ++i) value[i] = from[i];
+  return value;
+#endif
+}
+
+MAMBATUNE_INLINE void store_partial(float* to, Vec value, int count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1u), (__m512)value);
+#else
+  for (int i = 0; i < count; ++i) to[i] = value[i];
+#endif
+}
+
+MAMBATUNE_INLINE Vec load_lanes(const float* from, int count) {
+  return count == kWidth ? load(from) : load_partial(from, count);
+}
+
+MAMBATUNE_INLINE void store_lanes(float* to, Vec value, int count) {
+  if (count == kWidth) {
+    store(to, value);
+  } else {
+    store_partial(to, value, count);
+  }
+}
+
+// Lanes at from[0], from[stride], from[2 * stride] ...; zero from `count` on.
+MAMBATUNE_INLINE Vec load_strided(const float* from, int64_t stride, int count) {
+#if defined(__AVX512F__)
+  const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i offsets = _mm512_mullo_epi32(steps, _mm512_set1_epi32((int)stride));
+  return (Vec)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), (__mmask16)((1u << count) - 1u), offsets, from, 4);
+#else
+  Vec value = {};
+  for (int i = 0; i < count; ++i) value[i] = from[i * stride];
+  return value;
+#endif
+}
+
+// Where a lane of x is NaN the result is NaN: max(low, x) and min(high, x) return their second operand then.
+MAMBATUNE_INLINE Vec clamp_below(float low, Vec x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_max_ps((__m512)broadcast(low), (__m512)x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_max_ps((__m256)broadcast(low), (__m256)x);
+#elif defined(__SSE2__)
+  return (Vec)_mm_max_ps((__m128)broadcast(low), (__m128)x);
+#else
+  return low > x ? broadcast(low) : x;
+#endif
+}
+
+MAMBATUNE_INLINE Vec clamp_above(float high, Vec x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_min_ps((__m512)broadcast(high), (__m512)x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_min_ps((__m256)broadcast(high), (__m256)x);
+#elif defined(__SSE2__)
+  return (Vec)_mm_min_ps((__m128)broadcast(high), (__m128)x);
+#else
+  return high < x ? broadcast(high) : x;
+#endif
+}
+
+// To the nearest integer; on targets without a rounding instruction only for |x| < 2^22.
+MAMBATUNE_INLINE Vec round_nearest(Vec x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__aarch64__)
+  return (Vec)vrndnq_f32((float32x4_t)x);
+#else
+  const float magic = 12582912.0f;  // 1.5 * 2^23
+  return (x + magic) - magic;
+#endif
+}
+
+MAMBATUNE_INLINE Vec sqrt(Vec x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__)
+  return (Vec)_mm_sqrt_ps((__m128)x);
+#else
+  for (int i = 0; i < kWidth; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
+MAMBATUNE_INLINE IntVec to_int(Vec x) { return __builtin_convertvector(x, IntVec); }
+
+// significand * 2^exponent for an integer exponent; overflows to infinity and underflows through the subnormals to zero.
+MAMBATUNE_INLINE Vec scale_by_power_of_two(Vec significand, Vec exponent) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_scalef_ps((__m512)significand, (__m512)exponent);
+#else
+  const IntVec whole = to_int(exponent);
+  const IntVec half = whole >> 1;
+  return significand * as_float((half + 127) << 23) * as_float((whole - half + 127) << 23);
+#endif
+}
+
+// e^x to 1.5 units in the last place over the whole range; overflow gives infinity, NaN gives NaN.
+MAMBATUNE_INLINE Vec exp(Vec x) {
+#if !defined(__AVX512F__)
+  x = clamp_above(89.0f, clamp_below(-104.0f, x));
+#endif
+  const Vec n = round_nearest(x * 1.44269504f);
+  const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;  // Cody and Waite's split of ln 2
+  Vec p = broadcast(0.001381459879f);
+  p = p * r + 0.008368716575f;
+  p = p * r + 0.041668388993f;
+  p = p * r + 0.166665211320f;
+  p = p * r + 0.499999940395f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return scale_by_power_of_two(p, n);
+}
+
+// 2^x to 2 units in the last place for the scan's decay. Beyond float's normal range: infinity, and zero (with subnormals
+// flushed where the instruction set has no scaling instruction).
+MAMBATUNE_INLINE Vec exp2(Vec x) {
+#if !defined(__AVX512F__)
+  x = clamp_above(128.0f, clamp_below(-127.0f, x));
+#endif
+  const Vec n = round_nearest(x);
+  const Vec r = x - n;
+  Vec p = broadcast(0.001326472731f);
+  p = p * r + 0.009671512991f;
+  p = p * r + 0.055507335812f;
+  p = p * r + 0.240222424269f;
+  p = p * r + 0.693147003651f;
+  p = p * r + 1.0f;
+#if defined(__AVX512F__)
+  return scale_by_power_of_two(p, n);
+#else
+  return p * as_float((to_int(n) + 127) << 23);
+#endif
+}
+
+// log(1 + w) for 0 <= w <= 1, accurate relative to w.
+MAMBATUNE_INLINE Vec log1p_unit(Vec w) {
+  Vec p = broadcast(-0.003318473231f);
+  p = p * w + 0.020204588771f;
+  p = p * w - 0.057664450258f;
+  p = p * w + 0.106805562973f;
+  p = p * w - 0.153553962708f;
+  p = p * w + 0.196954011917f;
+  p = p * w - 0.249585881829f;
+  p = p * w + 0.333305120468f;
+  p = p * w - 0.499999314547f;
+  return w + w * w * p;
+}
+
+MAMBATUNE_INLINE Vec abs(Vec x) { return as_float(as_int(x) & 0x7fffffff); }
+
+constexpr float kSoftplusThreshold = 20.0f;
+
+// log(1 + e^x); x itself above the threshold, as in PyTorch.
+MAMBATUNE_INLINE Vec softplus(Vec x) {
+  const Vec tail = log1p_unit(exp(-abs(x)));
+  return x > kSoftplusThreshold ? x : clamp_below(0.0f, x) + tail;
+}
+
+MAMBATUNE_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
+
+MAMBATUNE_INLINE float sum_lanes(Vec x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
+  float part[kWidth];
+  store(part, x);
+  for (int width = kWidth / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) part[i] += part[i + width];
+  }
+  return part[0];
+#endif
+}
+
+// sums[i] = the sum of the lanes of vectors[i * kWidth ...], for kWidth vectors.
+MAMBATUNE_INLINE Vec sum_lanes_of_each(const float* vectors) {
+#if defined(__AVX512F__)
+  __m512 v[16];
+  for (int i = 0; i < 16; ++i) v[i] = (__m512)load(vectors + 16 * i);
+  // Each level adds the halves of two vectors and keeps both sums in one: 8 lane blocks, then 4, 2 and 1.
+  for (int i = 0; i < 8; ++i) {
+    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
+  }
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd));
+  }
+  for (int i = 0; i < 2; ++i) {
+    v[i] = _mm512_add_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xee));
+  }
+  const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(v[0], v[1], 0x88), _mm512_shuffle_ps(v[0], v[1], 0xdd));
+  const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);  // as they interleaved
+  return (Vec)_mm512_permutexvar_ps(order, sums);
+#else
+  Vec sums = {};
+  for (int i = 0; i < kWidth; ++i) sums[i] = sum_lanes(load(vectors + kWidth * i));
+  return sums;
+#endif
+}
+
+}  // namespace MAMBATUNE_ISA
+}  // namespace mambatune

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Writes a model folder in the form transformers loads: config, generation config, one or more safetensors files. */
+import { copyFileSync, existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { UserError } from '../errors.ts';
+import { replaceFolderAtomic } from '../files.ts';
+import type { MambaConfig } from '../model/config.ts';
+import { type TensorToWrite, tensorBytes, writeSafetensors } from './safetensors_writer.ts';
+
+export interface SaveCheckpointOptions {
+  /** Stored type of every tensor, 'F32'. */
+  dtype?: 'F32' | 'BF16' | 'F16';
+  /** Bytes of values a safetensors file may hold before the next shard begins, 5e9 (one tensor may exceed it). */
+  maxShardSize?: number;
+  /** Files to copy beside the weights (the tokenizer's). */
+  extraFiles?: readonly string[];
+  /** generation_config.json; by default the token ids of the config. */
+  generationConfig?: Readonly<Record<string, unknown>>;
+  /** Replace a folder that is not empty, false. */
+  overwrite?: boolean;
+}
+
+const DTYPE_NAMES = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' } as const;
+const FORMAT_METADATA = { format: 'pt' } as const;
+
+/**
+ * Writes a whole model folder, or nothing.
+ *
+ * @param folder made when missing; must be empty or absent unless `overwrite`
+ * @param tensors Hugging Face's names, float32 values, each asked for once when it is written
+ * @throws UserError when the folder is not empty or cannot be written
+ */
+export async function saveCheckpoint(
+  folder: string,
+  config: MambaConfig,
+  tensors: Iterable<{ name: string; shape: readonly number[]; data: () => Float32Array }>,
+  options: SaveCheckpointOptions = {},
+): Promise<void> {
+  const { dtype = 'F32', maxShardSize = 5e9, extraFiles = [], overwrite = false } = options;
+  if (!overwrite && existsSync(folder) && readdirSync(folder).length > 0) {
+    throw new UserError(`${folder} is not empty; choose another folder, or say that it may be replaced.`);
+  }
+  const shards = divide(
+    Array.from(tensors, (tensor) => ({ ...tensor, dtype })),
+    maxShardSize,
+  );
+  await replaceFolderAtomic(folder, (temporary) => {
+    const { torch_dtype: _, ...configJson } = config.toJSON();
+    writeJson(join(temporary, 'config.json'), { ...configJson, dtype: DTYPE_NAMES[dtype] });
+    writeJson(join(temporary, 'generation_config.json'), options.generationConfig ?? defaultGenerationConfig(config));
+    writeShards(temporary, shards);
+    for (const path of extraFiles) copyFileSync(path, join(temporary, basename(path)));
+  });
+}
+
+function defaultGenerationConfig(config: MambaConfig): Record<string, unknown> {
+  return {
+    _from_model_config: true,
+    bos_token_id: config.bosTokenId,
+    eos_token_id: config.eosTokenId,
+    pad_token_id: config.padTokenId,
+  };
+}
+
+/** Consecutive groups of tensors, each within `maxBytes` unless it is a single tensor. */
+function divide(tensors: readonly TensorToWrite[], maxBytes: number): TensorToWrite[][] {
+  const shards: TensorToWrite[][] = [[]];
+  let bytes = 0;
+  for (const tensor of tensors) {
+    const size = tensorBytes(tensor);
+    if (bytes + size > maxBytes && bytes > 0) {
+      shards.push([]);
+      bytes = 0;
+    }
+    shards.at(-1)?.push(tensor);
+    bytes += size;
+  }
+  return shards;
+}
+
+function writeShards(folder: string, shards: readonly TensorToWrite[][]): void {
+  const [only] = shards;
+  if (only && shards.length === 1) {
+    writeSafetensors(join(folder, 'model.safetensors'), only, FORMAT_METADATA);
+    return;
+  }
+  const number = (index: number) => String(index).padStart(5, '0');
+  const weightMap: [string, string][] = [];
+  let totalSize = 0;
+  for (const [index, shard] of shards.entries()) {
+    const file = `model-${number(index + 1)}-of-${number(shards.length)}.safetensors`;
+    totalSize += writeSafetensors(join(folder, file), shard, FORMAT_METADATA);
+    for (const { name } of shard) weightMap.push([name, file]);
+  }
+  writeJson(join(folder, 'model.safetensors.index.json'), {
+    metadata: { total_size: totalSize },
+    weight_map: Object.fromEntries(weightMap.sort(([a], [b]) => (a < b ? -1 : 1))),
+  });
+}
+
+function writeJson(path: string, value: unknown): void {
+  writeFileSync(path, `${JSON.stringify(value, null, 2)}\n`);
+}

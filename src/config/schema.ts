@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * The one schema of a run's YAML. Trainer keys are TrainingArguments' names and defaults (transformers) where it has them,
+ * adapter keys are LoraConfig's (peft). A key that stands here is obeyed; there is no other key.
+ */
+import { z } from 'zod';
+
+const name = z.string().min(1);
+const count = z.int().min(1);
+const fraction = z.number().min(0).max(1);
+
+const model = z
+  .strictObject({
+    path: name.describe(
+      'Base model: a folder with config.json and weights (relative to the current directory), or a Hub id such as state-spaces/mamba-130m-hf.',
+    ),
+    revision: name.default('main').describe('Branch, tag or commit of a Hub id. A folder has none.'),
+    matmul_precision: z
+      .enum(['highest'])
+      .default('highest')
+      .describe(
+        'Precision of matrix products, in the words of torch.set_float32_matmul_precision. highest: IEEE float32.',
+      ),
+  })
+  .describe('The base model, which stays frozen.');
+
+const adapter = z
+  .strictObject({
+    type: z.enum(['lora']).default('lora').describe('Kind of adapter.'),
+    r: count.default(8).describe('Rank of the update lora_B @ lora_A.'),
+    lora_alpha: z
+      .number()
+      .gt(0)
+      .default(8)
+      .describe('Scale of the update: lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora.'),
+    lora_dropout: z
+      .number()
+      .min(0)
+      .lt(1)
+      .default(0)
+      .describe('Probability that an input of lora_A is dropped in training.'),
+    target_modules: z
+      .union([z.array(name).min(1), name])
+      .default(['x_proj', 'embeddings', 'in_proj', 'out_proj'])
+      .describe(
+        'Modules to adapt: a list of names (of embeddings, in_proj, x_proj, dt_proj, out_proj; whole or as the end of a path), or one string: a regular expression for whole module paths.',
+      ),
+    bias: z.enum(['none']).default('none').describe('Which biases train.'),
+    use_rslora: z.boolean().default(false).describe('Rank-stabilised scale, lora_alpha / sqrt(r) (arXiv 2312.03732).'),
+    init_lora_weights: z
+      .literal([true, false, 'gaussian'])
+      .default(true)
+      .describe(
+        'Fresh weights. true: lora_A Kaiming-uniform and lora_B zero (embeddings: A zero, B normal), so the start is the base model; gaussian: lora_A normal with deviation 1/r; false: lora_B is not zero either.',
+      ),
+    init_from: name
+      .nullable()
+      .default(null)
+      .describe(
+        'Adapter folder (PEFT files, relative to the current directory) whose weights training starts from. Its settings must agree with this section.',
+      ),
+  })
+  .describe('The adapter to train.');
+
+/** One source of records: `path` or `hub`, with the names of the fields to read. */
+export const dataSourceSchema = z.strictObject({
+  path: name
+    .nullable()
+    .default(null)
+    .describe('JSONL file, or folder of JSONL files (relative to the current directory).'),
+  hub: name
+    .nullable()
+    .default(null)
+    .describe('Hub dataset id whose files are JSONL, such as Abirate/english_quotes; instead of path.'),
+  split: name
+    .nullable()
+    .default(null)
+    .describe(
+      'Split of a Hub dataset or of a folder, found by file names such as train.jsonl or data/train-*.jsonl; null is train.',
+    ),
+  revision: name.nullable().default(null).describe('Branch, tag or commit of a Hub dataset; null is main.'),
+  text_field: name.nullable().default(null).describe('Field that holds the text; null is text.'),
+  prompt_field: name.nullable().default(null).describe('Field that holds the prompt; null is prompt.'),
+  completion_field: name.nullable().default(null).describe('Field that holds the completion; null is completion.'),
+});
+
+const data = z
+  .strictObject({
+    train: dataSourceSchema.describe('Records to train on.'),
+    eval: dataSourceSchema.nullable().default(null).describe('Records to evaluate on.'),
+    max_length: z
+      .int()
+      .min(2)
+      .default(1024)
+      .describe('Most tokens of a record; the rest is cut off (and the number of cut records told).'),
+    completion_only_loss: z
+      .boolean()
+      .nullable()
+      .default(null)
+      .describe(
+        'Loss on the completion only (true) or also on the prompt (false). null: on the completion only when records have one.',
+      ),
+    append_eos: z
+      .boolean()
+      .default(true)
+      .describe('End each text or completion with the end-of-text token, so that the model learns to stop.'),
+    shuffle: z.boolean().default(true).describe('New order of the training records in each epoch, from trainer.seed.'),
+  })
+  .describe('What to train and evaluate on.');
+
+const trainer = z
+  .strictObject({
+    output_dir: name.describe('Run folder (relative to the current directory): metrics, checkpoints, the adapter.'),
+    backend: z
+      .enum(['auto', 'cuda', 'native', 'tensorflow', 'wasm', 'cpu'])
+      .default('auto')
+      .describe('What computes. auto: the fastest that works here.'),
+    seed: z.int().min(0).default(42).describe('Seed of the order of records, of fresh weights and of dropout.'),
+    num_train_epochs: z
+      .number()
+      .gt(0)
+      .default(3)
+      .describe('Passes over the training records; may be a fraction. max_steps, when set, wins.'),
+    max_steps: z
+      .union([z.literal(-1), count])
+      .default(-1)
+      .describe('Optimizer steps to train for; -1 means num_train_epochs decides.'),
+    per_device_train_batch_size: count.default(8).describe('Records of one forward and backward pass in training.'),
+    per_device_eval_batch_size: count.default(8).describe('Records of one forward pass in evaluation.'),
+    gradient_accumulation_steps: count
+      .default(1)
+      .describe('Passes whose gradients make one optimizer step, weighted by their numbers of tokens.'),
+    gradient_checkpointing: z
+      .boolean()
+      .default(false)
+      .describe('Keep one activation per layer and recompute the others in the backward pass: less memory, more time.'),
+    learning_rate: z.number().gt(0).default(5e-5).describe('Peak learning rate.'),
+    lr_scheduler_type: z
+      .enum(['linear', 'cosine', 'constant', 'constant_with_warmup'])
+      .default('linear')
+      .describe('Course of the learning rate after the warm-up: linear or cosine down to 0, or constant.'),
+    warmup_ratio: fraction.default(0).describe('Share of all steps in which the learning rate rises from 0.'),
+    warmup_steps: z
+      .int()
+      .min(0)
+      .default(0)
+      .describe('Steps in which the learning rate rises from 0; instead of warmup_ratio.'),
+    optim: z
+      .enum(['adamw', 'adamw_torch'])
+      .default('adamw')
+      .transform(() => 'adamw' as const)
+      .describe('Optimizer. adamw_torch is the same under the name TrainingArguments gives it.'),
+    weight_decay: z.number().min(0).default(0).describe('Decoupled weight decay of AdamW.'),
+    adam_beta1: z.number().min(0).lt(1).default(0.9).describe('Decay of the first moment.'),
+    adam_beta2: z.number().min(0).lt(1).default(0.999).describe('Decay of the second moment.'),
+    adam_epsilon: z.number().gt(0).default(1e-8).describe('Added to the root of the second moment.'),
+    max_grad_norm: z
+      .number()
+      .min(0)
+      .default(1)
+      .describe('Largest global norm of the gradients, clipped beyond; 0 means never.'),
+    logging_steps: count.default(10).describe('Steps from one line of metrics to the next.'),
+    eval_strategy: z
+      .enum(['no', 'steps', 'epoch'])
+      .default('no')
+      .describe('When to evaluate on data.eval in training.'),
+    eval_steps: count
+      .nullable()
+      .default(null)
+      .describe('Steps from one evaluation to the next; for eval_strategy: steps.'),
+    save_strategy: z.enum(['no', 'steps', 'epoch']).default('epoch').describe('When to save a checkpoint in training.'),
+    save_steps: count
+      .nullable()
+      .default(null)
+      .describe('Steps from one checkpoint to the next; for save_strategy: steps.'),
+    save_total_limit: count.nullable().default(null).describe('Checkpoints to keep, the oldest go; null keeps all.'),
+  })
+  .describe('How to train.');
+
+/** A config to train with. */
+export const runConfigSchema = z.strictObject({
+  model,
+  adapter: adapter.prefault({}),
+  data,
+  trainer,
+});
+
+/** The same keys; an evaluation needs data.eval, and neither data.train nor trainer.output_dir. */
+export const evalConfigSchema = runConfigSchema.extend({
+  data: data.extend({
+    train: dataSourceSchema.nullable().default(null).describe('Records to train on.'),
+    eval: dataSourceSchema.describe('Records to evaluate on.'),
+  }),
+  trainer: trainer.extend({ output_dir: trainer.shape.output_dir.nullable().default(null) }).prefault({}),
+});
+
+export type RunConfig = z.output<typeof runConfigSchema>;
+export type EvalConfig = z.output<typeof evalConfigSchema>;
+export type DataSource = z.output<typeof dataSourceSchema>;
+
+/** A JSON Schema node, as far as the messages and the editors need it. */
+export interface JsonSchema {
+  description?: string;
+  type?: string;
+  const?: unknown;
+  enum?: unknown[];
+  anyOf?: JsonSchema[];
+  items?: JsonSchema;
+  properties?: Record<string, JsonSchema>;
+  minimum?: number;
+  maximum?: number;
+  exclusiveMinimum?: number;
+  exclusiveMaximum?: number;
+  minItems?: number;
+  minLength?: number;
+}
+
+/** The JSON Schema (draft 7, what YAML language servers read) of what a config file may hold: `configs/schema.json`. */
+export function configJsonSchema(): JsonSchema {
+  return {
+    ...z.toJSONSchema(runConfigSchema, { io: 'input', target: 'draft-7' }),
+    title: 'mambatune run config',
+  } as JsonSchema;
+}

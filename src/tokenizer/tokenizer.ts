@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Tokenizers of model folders and Hub repositories (tokenizer.json), on @huggingface/tokenizers. */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Tokenizer as TokenizerCore } from '@huggingface/tokenizers';
+import { messageOf, UserError } from '../errors.ts';
+import { readJsonFile } from '../files.ts';
+import { type HubOptions, resolveModelFolder, selectTokenizerFiles } from '../hub.ts';
+import { isJsonObject } from '../json.ts';
+import { createStreamDecoder, type StreamDecoder } from './stream_decoder.ts';
+
+export interface TokenizerOutput {
+  /** Token ids, one list a text, not padded. */
+  inputIds: number[][];
+  /** A 1 for every id. */
+  attentionMask: number[][];
+}
+
+/** A tokenizer; called, it encodes one text or several. */
+export interface Tokenizer {
+  (text: string | readonly string[]): TokenizerOutput;
+  /**
+   * Token ids of a text.
+   * @param options.addSpecialTokens add what tokenizer.json's post-processor adds (Mamba's adds nothing), true
+   * @throws UserError when a piece of the text is not in the vocabulary and there is no unknown token
+   */
+  encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
+  /**
+   * The text of token ids. Ids that no token has (the padding rows of an embedding) give nothing.
+   * @param options.skipSpecialTokens leave out end-of-text and the like, false
+   */
+  decode(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string;
+  batchDecode(batch: readonly (readonly number[])[], options?: { skipSpecialTokens?: boolean }): string[];
+  /** A decoder for ids that come one by one. It never emits a part of a character. */
+  streamDecoder(options?: { skipSpecialTokens?: boolean }): StreamDecoder;
+  /** The token's text as the vocabulary spells it. */
+  idToToken(id: number): string | undefined;
+  tokenToId(token: string): number | undefined;
+  readonly eosTokenId: number | undefined;
+  readonly bosTokenId: number | undefined;
+  readonly padTokenId: number | undefined;
+  readonly unkTokenId: number | undefined;
+  /** Largest token id + 1. */
+  readonly vocabSize: number;
+  /** The Jinja chat template, where there is one. */
+  readonly chatTemplate: string | undefined;
+  /** Paths of the files it was made from, to copy beside a saved model. */
+  readonly files: readonly string[];
+}
+
+export const AutoTokenizer = {
+  /**
+   * Loads the tokenizer of a model.
+   *
+   * @param pathOrRepo a folder with tokenizer.json, or owner/name on the Hub
+   * @throws UserError when there is none, or its files are wrong (file, line and column)
+   */
+  async fromPretrained(pathOrRepo: string, options: HubOptions = {}): Promise<Tokenizer> {
+    const folder = await resolveModelFolder(pathOrRepo, { ...options, select: selectTokenizerFiles });
+    return loadTokenizer(folder);
+  },
+};
+
+/**
+ * Loads the tokenizer of a folder.
+ * @throws UserError when tokenizer.json is missing or a file is wrong
+ */
+export function loadTokenizer(folder: string): Tokenizer {
+  const path = join(folder, 'tokenizer.json');
+  if (!existsSync(path)) {
+    throw new UserError(
+      `${folder} holds no tokenizer.json. Copy it from the model the weights come from (original state-spaces Mamba models use that of EleutherAI/gpt-neox-20b).`,
+    );
+  }
+  const config = readOptionalJson(join(folder, 'tokenizer_config.json'));
+  const specialTokens = readOptionalJson(join(folder, 'special_tokens_map.json'));
+  const core = createCore(path, config);
+  const files = selectTokenizerFiles([
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'special_tokens_map.json',
+    'chat_template.jinja',
+  ])
+    .map((name) => join(folder, name))
+    .filter((file) => existsSync(file));
+
+  const specialId = (key: string): number | undefined => {
+    const token = contentOf(config[key]) ?? contentOf(specialTokens[key]);
+    return token === undefined ? undefined : core.token_to_id(token);
+  };
+  return makeTokenizer(core, path, cleansUp(config), {
+    eosTokenId: specialId('eos_token'),
+    bosTokenId: specialId('bos_token'),
+    padTokenId: specialId('pad_token'),
+    unkTokenId: specialId('unk_token'),
+    vocabSize: 1 + Math.max(-1, ...core.get_vocab().values()),
+    chatTemplate: readChatTemplate(folder, config),
+    files,
+  });
+}
+
+type TokenizerFacts = Pick<
+  Tokenizer,
+  'eosTokenId' | 'bosTokenId' | 'padTokenId' | 'unkTokenId' | 'vocabSize' | 'chatTemplate' | 'files'
+>;
+
+function makeTokenizer(core: TokenizerCore, path: string, cleanUp: boolean, facts: TokenizerFacts): Tokenizer {
+  const encode: Tokenizer['encode'] = (text, { addSpecialTokens = true } = {}) => {
+    const { ids, tokens } = core.encode(text, { add_special_tokens: addSpecialTokens });
+    // The library leaves undefined where a piece has no id.
+    const unknown = (ids as (number | undefined)[]).indexOf(undefined);
+    if (unknown >= 0) {
+      throw new UserError(
+        `${path}: ${JSON.stringify(tokens[unknown])} is not in the vocabulary, and there is no unk_token.`,
+      );
+    }
+    return ids;
+  };
+  const decodeAs = (ids: readonly number[], skipSpecialTokens: boolean, clean: boolean): string => {
+    const known = ids.filter((id) => core.id_to_token(id) !== undefined);
+    if (known.length === 0) return '';
+    return core.decode(known, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: clean });
+  };
+  const decode: Tokenizer['decode'] = (ids, { skipSpecialTokens = false } = {}) =>
+    decodeAs(ids, skipSpecialTokens, cleanUp);
+  const encodeAll = (text: string | readonly string[]): TokenizerOutput => {
+    const inputIds = (typeof text === 'string' ? [text] : text).map((item) => encode(item));
+    return { inputIds, attentionMask: inputIds.map((ids) => ids.map(() => 1)) };
+  };
+  return Object.assign(encodeAll, {
+    encode,
+    decode,
+    batchDecode: (batch: readonly (readonly number[])[], options?: { skipSpecialTokens?: boolean }) =>
+      batch.map((ids) => decode(ids, options)),
+    streamDecoder: ({ skipSpecialTokens = false } = {}) =>
+      createStreamDecoder((ids) => decodeAs(ids, skipSpecialTokens, false)),
+    idToToken: (id: number) => core.id_to_token(id),
+    tokenToId: (token: string) => core.token_to_id(token),
+    ...facts,
+  });
+}
+
+function createCore(path: string, config: Record<string, unknown>): TokenizerCore {
+  const json = readJsonFile(path);
+  if (!isJsonObject(json.model) || !Array.isArray(json.added_tokens)) {
+    throw new UserError(`${path}: this is no tokenizer: expected the keys "model" and "added_tokens".`);
+  }
+  const complete = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...json };
+  try {
+    return new TokenizerCore(complete, { ...config, clean_up_tokenization_spaces: cleansUp(config) });
+  } catch (error) {
+    throw new UserError(`${path}: this tokenizer cannot be used: ${messageOf(error)}.`, { cause: error });
+  }
+}
+
+/** transformers' default is not to remove spaces before punctuation. */
+function cleansUp(config: Record<string, unknown>): boolean {
+  return config.clean_up_tokenization_spaces === true;
+}
+
+function readOptionalJson(path: string): Record<string, unknown> {
+  return existsSync(path) ? readJsonFile(path) : {};
+}
+
+/** A special token is written as its text, or as an object with its text. */
+function contentOf(token: unknown): string | undefined {
+  const content = isJsonObject(token) ? token.content : token;
+  return typeof content === 'string' ? content : undefined;
+}
+
+function readChatTemplate(folder: string, config: Record<string, unknown>): string | undefined {
+  const path = join(folder, 'chat_template.jinja');
+  if (existsSync(path)) return readFileSync(path, 'utf8');
+  return typeof config.chat_template === 'string' ? config.chat_template : undefined;
+}
