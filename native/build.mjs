@@ -20,7 +20,7 @@ const sanitize = flags.has('--sanitize');
 const outputFolder = join(root, 'build', sanitize ? 'sanitize' : `${process.platform}-${process.arch}`);
 
 const commonFlags = [
-  '-std=c++17', '-fPIC', '-Wall', '-Wextra', '-fvisibility=hidden', '-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math',
+  '-std=c++17', '-fPIC', '-Wall', '-Wextra', '-Wno-maybe-uninitialized', '-fvisibility=hidden', '-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math',
   ...(sanitize ? ['-O1', '-g', '-fno-omit-frame-pointer', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'] : ['-O3']),
 ];
 const isaFlags =

@@ -197,16 +197,16 @@ let downloads: Promise<unknown> = Promise.resolve();
 
 /**
  * Runs downloads one after the other: two of the same file would write to one temporary name, and the library reports
- * each on console.debug, which is stdout, where only results belong.
+ * on console.debug and console.info, which is stdout, where only results belong.
  */
 function oneAtATime(download: () => Promise<void>): Promise<void> {
   const run = downloads.then(async () => {
-    const { debug } = console;
-    console.debug = () => {};
+    const { debug, info } = console;
+    Object.assign(console, { debug: () => {}, info: () => {} });
     try {
       await download();
     } finally {
-      console.debug = debug;
+      Object.assign(console, { debug, info });
     }
   });
   downloads = run.catch(() => {});

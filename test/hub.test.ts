@@ -92,9 +92,11 @@ test('without the network the cached copy is used, and said so in one line', asy
   expect(await resolveModelFolder('owner/model', { ...options, onMessage: (line) => messages.push(line) })).toBe(
     folder,
   );
-  expect(messages).toEqual([
+  expect(messages).toHaveLength(1);
+  // Which of the two depends on whether a connection was still open.
+  expect(messages[0]?.replace('UND_ERR_SOCKET', 'ECONNREFUSED')).toBe(
     `owner/model: ${options.hubUrl} cannot be reached (ECONNREFUSED); using the copy cached in ${folder}`,
-  ]);
+  );
 });
 
 test('without the network and without a copy, what to do', async () => {

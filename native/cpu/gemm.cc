@@ -430,18 +430,34 @@ void gemm_dot(const DotParams& d) {
   parallel_for(ceil_div(d.n, cols), [&](int64_t task, int) { dot_columns(d, task * cols, min(d.n, (task + 1) * cols)); });
 }
 
+namespace {
+
+// Takes the product as dot products where one side has few rows and both have their k contiguous. True when it did.
+bool run_as_dots(const GemmParams& g) {
+  const bool contiguous = !g.a.transposed && g.b.transposed && (g.k2 == 0 || (!g.a2.transposed && g.b2.transposed));
+  if (!contiguous || g.batch != 1) return false;
+  if (g.m <= kMaxDotRows) {
+    gemm_dot({g.m, g.n, g.k, g.a.data, g.a.row_stride, g.b.data, g.b.row_stride, g.c, g.c_row_stride, 1, g.accumulate, g.bias,
+              g.k2, g.a2.data, g.a2.row_stride, g.b2.data, g.b2.row_stride});
+    return true;
+  }
+  if (g.n <= kWidth && !g.bias) {
+    gemm_dot({g.n, g.m, g.k, g.b.data, g.b.row_stride, g.a.data, g.a.row_stride, g.c, 1, g.c_row_stride, g.accumulate, nullptr,
+              g.k2, g.b2.data, g.b2.row_stride, g.a2.data, g.a2.row_stride});
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 Error gemm(const GemmParams& g) {
   if (g.m <= 0 || g.n <= 0 || g.batch <= 0) return nullptr;
   if (g.k <= 0 && g.k2 <= 0) {
     set_without_product(g);
     return nullptr;
   }
-  if (g.m <= kMaxDotRows && g.batch == 1 && g.b.transposed && !g.a.transposed &&
-      (g.k2 == 0 || (g.b2.transposed && !g.a2.transposed))) {
-    gemm_dot({g.m, g.n, g.k, g.a.data, g.a.row_stride, g.b.data, g.b.row_stride, g.c, g.c_row_stride, 1, g.accumulate, g.bias,
-              g.k2, g.a2.data, g.a2.row_stride, g.b2.data, g.b2.row_stride});
-    return nullptr;
-  }
+  if (run_as_dots(g)) return nullptr;
   const Blocking blocking = choose_blocking(g);
   const int64_t col_tiles = ceil_div(g.n, kTileCols);
   const int64_t most_rows = ceil_div(g.m, blocking.row_blocks), most_cols = ceil_div(col_tiles, blocking.col_blocks) * kTileCols;

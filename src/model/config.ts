@@ -149,7 +149,9 @@ export class MambaConfig implements Readonly<MambaConfigFields> {
     const given = new Map(Object.entries(fields).filter(([, value]) => value !== undefined));
     const values = FIELD_NAMES.map((name) => [name, given.get(name) ?? defaultOf(name, given)] as const);
     for (const [name, value] of values) {
-      const [key, kind] = FIELDS[name];
+      const [key, kind, fallback] = FIELDS[name];
+      const isDerived = fallback === undefined && !given.has(name);
+      if (isDerived && faults.length > 0) continue;
       if (!isAllowed(kind, value)) faults.push(`${key} is ${JSON.stringify(value)}, expected ${EXPECTED[kind]}`);
     }
     if (faults.length > 0) throw new ConfigError(`model config: ${faults.join('; ')}.`);

@@ -50,7 +50,7 @@ function compositeCrossEntropy({ hidden, W, labels }: LinearCrossEntropyInputs):
   const highest = noGradient(() => tf.max(logits, 1, true));
   const shifted = tf.sub(logits, highest);
   const logSumExp = tf.add(tf.log(tf.sum(tf.exp(shifted), 1)), tf.reshape(highest, [-1]));
-  const target = tf.sum(tf.mul(hidden, tf.gather(W, tf.maximum(labels, 0))), 1);
+  const target = tf.sum(tf.mul(hidden, tf.gather(W, tf.maximum(labels, tf.scalar(0, 'int32')))), 1);
   return {
     lossSum: tf.sum(tf.mul(tf.sub(logSumExp, target), valid)) as Scalar,
     count: tf.sum(valid) as Scalar,

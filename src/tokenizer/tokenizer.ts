@@ -22,7 +22,7 @@ export interface Tokenizer {
   /**
    * Token ids of a text.
    * @param options.addSpecialTokens add what tokenizer.json's post-processor adds (Mamba's adds nothing), true
-   * @throws UserError when a piece of the text is not in the vocabulary and there is no unknown token
+   * @throws UserError when a piece of the text is not in the vocabulary, nor is the unknown token that stands for it
    */
   encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
   /**
@@ -110,9 +110,7 @@ function makeTokenizer(core: TokenizerCore, path: string, cleanUp: boolean, fact
     // The library leaves undefined where a piece has no id.
     const unknown = (ids as (number | undefined)[]).indexOf(undefined);
     if (unknown >= 0) {
-      throw new UserError(
-        `${path}: ${JSON.stringify(tokens[unknown])} is not in the vocabulary, and there is no unk_token.`,
-      );
+      throw new UserError(`${path}: ${JSON.stringify(tokens[unknown])} has no id in the vocabulary.`);
     }
     return ids;
   };

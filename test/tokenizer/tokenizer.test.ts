@@ -38,7 +38,7 @@ test.each(goldens)('$text streams as it decodes', ({ ids, decoded, decodedSkip }
     const pieces = ids.map((id) => decoder.push(id));
     expect(pieces.join('') + decoder.end()).toBe(expected);
     if (!expected.includes('\ufffd')) expect(pieces.join('')).not.toContain('\ufffd');
-    expect(pieces.every((piece) => piece.isWellFormed())).toBe(true);
+    expect(pieces.every((piece) => Buffer.from(piece).toString() === piece)).toBe(true);
   }
 });
 
@@ -52,7 +52,13 @@ test('called, it encodes one text or several', () => {
 });
 
 test('what it knows of itself', () => {
-  expect(tokenizer).toMatchObject({ eosTokenId: 0, bosTokenId: 0, padTokenId: 1, unkTokenId: 0, vocabSize: 4096 });
+  expect({ ...tokenizer }).toMatchObject({
+    eosTokenId: 0,
+    bosTokenId: 0,
+    padTokenId: 1,
+    unkTokenId: 0,
+    vocabSize: 4096,
+  });
   expect(tokenizer.chatTemplate).toBeUndefined();
   expect(tokenizer.files).toEqual([join(MODEL, 'tokenizer.json'), join(MODEL, 'tokenizer_config.json')]);
   expect(tokenizer.idToToken(0)).toBe('<|endoftext|>');
@@ -129,14 +135,14 @@ test('a JSON file that is no tokenizer', () => {
   expect(() => loadTokenizer(noKind)).toThrow(`${join(noKind, 'tokenizer.json')}: this tokenizer cannot be used: `);
 });
 
-test('a text outside the vocabulary, without an unknown token', () => {
-  const json = {
-    added_tokens: [],
-    model: { type: 'BPE', vocab: { a: 0 }, merges: [], unk_token: null },
-    decoder: { type: 'Fuse' },
-  };
-  const folder = spoiled((at) => writeFileSync(join(at, 'tokenizer.json'), JSON.stringify(json)));
-  expect(() => loadTokenizer(folder).encode('ab')).toThrow('"b" is not in the vocabulary, and there is no unk_token.');
+test("a text outside the vocabulary is left out, as in Python's tokenizers, unless an unknown token should stand for it", () => {
+  const withUnknown = (unk: string | null) =>
+    spoiled((at) => {
+      const model = { type: 'BPE', vocab: { a: 0 }, merges: [], unk_token: unk };
+      writeFileSync(join(at, 'tokenizer.json'), JSON.stringify({ added_tokens: [], model, decoder: { type: 'Fuse' } }));
+    });
+  expect(loadTokenizer(withUnknown(null)).encode('ab')).toEqual([0]);
+  expect(() => loadTokenizer(withUnknown('<unk>')).encode('ab')).toThrow('"<unk>" has no id in the vocabulary.');
 });
 
 test('special tokens as objects, from special_tokens_map.json, and a chat template', () => {
@@ -151,7 +157,7 @@ test('special tokens as objects, from special_tokens_map.json, and a chat templa
     );
   });
   const other = loadTokenizer(folder);
-  expect(other).toMatchObject({
+  expect({ ...other }).toMatchObject({
     eosTokenId: 1,
     bosTokenId: 0,
     padTokenId: undefined,

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Mamba without the head: embeddings, layers, final norm; answers to MambaModel of transformers. */
+import type { Tensor, Tensor1D, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
+import { checkpoint } from '../autograd/index.ts';
+import { rmsNorm } from '../ops/rms_norm.ts';
+import type { MambaConfig } from './config.ts';
+import type { LayerResult, LayerState, MambaLayer, MixerContext } from './mixer.ts';
+import { runLayer } from './mixer.ts';
+import type { DropoutState, EmbeddingModule, LinearModule, Module } from './modules.ts';
+import { applyEmbedding } from './modules.ts';
+import type { Parameters } from './parameters.ts';
+
+export interface Backbone {
+  readonly embeddings: EmbeddingModule;
+  readonly layers: readonly MambaLayer[];
+  readonly normF: Variable;
+  readonly eps: number;
+}
+
+/** State of a text between two forwards, one entry a layer. */
+export interface MambaCache {
+  /** The last d_conv - 1 inputs of each convolution [batch, d_conv - 1, d_inner]. */
+  readonly convStates: readonly Tensor3D[];
+  /** [batch, d_inner, d_state] */
+  readonly ssmStates: readonly Tensor3D[];
+  dispose(): void;
+}
+
+export interface BackboneInputs {
+  /** int32 [batch, seqlen]; or `inputsEmbeds`. */
+  inputIds?: Tensor2D | undefined;
+  /** [batch, seqlen, d_model] in place of looking ids up. */
+  inputsEmbeds?: Tensor3D | undefined;
+  /** [batch, seqlen, 1], 0 at padding. */
+  mask?: Tensor3D | null;
+  /** int32 [batch, seqlen]: document of each position of packed rows. */
+  seqIdx?: Tensor2D | null;
+  cache?: MambaCache | undefined;
+  useCache?: boolean;
+  outputHiddenStates?: boolean;
+  dropout: DropoutState;
+  gradientCheckpointing: boolean;
+}
+
+export interface BackboneResult {
+  /** After norm_f: [batch, seqlen, d_model]. */
+  hidden: Tensor3D;
+  /** The output of each layer, then of norm_f. */
+  hiddenStates?: Tensor3D[];
+  cache?: MambaCache;
+}
+
+/** Assembles the layers over their parameters. */
+export function buildBackbone(config: MambaConfig, parameters: Parameters): Backbone {
+  const variable = (name: string): Variable => {
+    const found = parameters.get(name);
+    if (!found) throw new Error(`the model has no parameter ${name}`);
+    return found;
+  };
+  let index = 0;
+  const linear = (name: string): LinearModule => ({
+    kind: 'linear',
+    name,
+    index: index++,
+    weight: variable(`${name}.weight`),
+    bias: parameters.get(`${name}.bias`) ?? null,
+    lora: null,
+  });
+  const embeddings: EmbeddingModule = {
+    kind: 'embedding',
+    name: 'backbone.embeddings',
+    index: index++,
+    weight: variable('backbone.embeddings.weight'),
+    lora: null,
+  };
+  const layers = Array.from({ length: config.numHiddenLayers }, (_, i): MambaLayer => {
+    const mixer = `backbone.layers.${i}.mixer`;
+    const linears = ['in_proj', 'x_proj', 'dt_proj', 'out_proj'].map((name) => linear(`${mixer}.${name}`));
+    const [inProj, xProj, dtProj, outProj] = linears as [LinearModule, LinearModule, LinearModule, LinearModule];
+    return {
+      norm: variable(`backbone.layers.${i}.norm.weight`),
+      eps: config.layerNormEpsilon,
+      inProj,
+      convWeight: variable(`${mixer}.conv1d.weight`),
+      convBias: parameters.get(`${mixer}.conv1d.bias`) ?? null,
+      xProj,
+      dtProj,
+      aLog: variable(`${mixer}.A_log`),
+      frozenA: null,
+      d: variable(`${mixer}.D`),
+      outProj,
+      linears,
+    };
+  });
+  return { embeddings, layers, normF: variable('backbone.norm_f.weight'), eps: config.layerNormEpsilon };
+}
+
+/** Every module that an adapter can attach to, by name, in the model's order. */
+export function modulesOf(backbone: Backbone): Map<string, Module> {
+  const modules: Module[] = [backbone.embeddings, ...backbone.layers.flatMap((layer) => layer.linears)];
+  return new Map(modules.map((module) => [module.name, module]));
+}
+
+/** Runs the backbone. To be called inside a tidy; what is returned is all that should survive it. */
+export function runBackbone(backbone: Backbone, inputs: BackboneInputs): BackboneResult {
+  const context: MixerContext = { mask: inputs.mask ?? null, seqIdx: inputs.seqIdx ?? null, dropout: inputs.dropout };
+  const states: LayerState[] = [];
+  const layerOutputs: Tensor[] = [];
+  let hidden: Tensor = inputs.inputsEmbeds ?? applyEmbedding(backbone.embeddings, inputs.inputIds as Tensor2D);
+  let residual: Tensor | null = null;
+  for (const [i, layer] of backbone.layers.entries()) {
+    const result: LayerResult = inputs.gradientCheckpointing
+      ? checkpointedLayer(layer, hidden, residual, context)
+      : runFreshLayer(layer, hidden, residual, context, stateAt(inputs.cache, i), inputs.useCache ?? false);
+    if (!inputs.outputHiddenStates) disposeConsumed([hidden, residual], [result.residual, inputs.inputsEmbeds]);
+    ({ hidden, residual } = result);
+    if (i > 0 && inputs.outputHiddenStates) layerOutputs.push(residual);
+    if (result.state) states.push(result.state);
+  }
+  const last = rmsNorm({ x: hidden, weight: backbone.normF as unknown as Tensor1D, residual }, backbone.eps);
+  return {
+    hidden: last.y as Tensor3D,
+    ...(inputs.outputHiddenStates && { hiddenStates: [...layerOutputs, last.residualOut, last.y] as Tensor3D[] }),
+    ...(inputs.useCache && { cache: makeCache(states) }),
+  };
+}
+
+/** Frees what the next layer will not read. */
+function disposeConsumed(consumed: (Tensor | null)[], kept: (Tensor | undefined)[]): void {
+  for (const tensor of consumed) if (tensor && !kept.includes(tensor)) tensor.dispose();
+}
+
+/** A layer with everything but its result freed. */
+function runFreshLayer(
+  layer: MambaLayer,
+  hidden: Tensor,
+  residual: Tensor | null,
+  context: MixerContext,
+  state: LayerState | null,
+  keepState: boolean,
+): LayerResult {
+  return tf.tidy(() => runLayer(layer, hidden, residual, context, state, keepState) as unknown as tf.TensorContainer) as unknown as LayerResult;
+}
+
+/** A layer whose activations are recomputed in the backward. */
+function checkpointedLayer(layer: MambaLayer, hidden: Tensor, residual: Tensor | null, context: MixerContext): LayerResult {
+  const segment = (x: Tensor, r?: Tensor): Tensor[] => {
+    const result = runLayer(layer, x, r ?? null, context, null, false);
+    return r ? [result.hidden, result.residual] : [result.hidden];
+  };
+  const outputs = checkpoint(segment as (...inputs: Tensor[]) => Tensor[], residual ? [hidden, residual] : [hidden], trainablesOf(layer));
+  return { hidden: outputs[0] as Tensor, residual: outputs[1] ?? hidden };
+}
+
+function trainablesOf(layer: MambaLayer): Variable[] {
+  const own = [layer.norm, layer.convWeight, layer.convBias, layer.aLog, layer.d];
+  const linear = layer.linears.flatMap((module) => [module.weight, module.bias, module.lora?.A, module.lora?.B]);
+  return [...own, ...linear].filter((variable): variable is Variable => variable?.trainable ?? false);
+}
+
+function stateAt(cache: MambaCache | undefined, layer: number): LayerState | null {
+  if (!cache) return null;
+  return { conv: cache.convStates[layer] as Tensor3D, ssm: cache.ssmStates[layer] as Tensor3D };
+}
+
+function makeCache(states: LayerState[]): MambaCache {
+  const convStates = states.map((state) => tf.keep(state.conv));
+  const ssmStates = states.map((state) => tf.keep(state.ssm));
+  return { convStates, ssmStates, dispose: () => tf.dispose([convStates, ssmStates]) };
+}

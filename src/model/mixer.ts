@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * One Mamba layer: norm, then the mixer (Gu and Dao 2023, figure 3); answers to MambaBlock and MambaMixer of transformers.
+ *
+ *   batch, seqlen    positions of a row of tokens
+ *   d_model          width of the residual stream           d_inner   width inside the mixer, expand * d_model
+ *   d_state          states a channel                       d_conv    taps of the convolution
+ *   dt_rank          rank of the step size's projection     x, z      the mixer's input and its gate
+ *   delta            step size, softplus(dt_proj(dt) + bias)
+ *   A = -exp(A_log)  state decay                            B, C      input-dependent state input and readout       D   skip
+ */
+import type { Tensor, Tensor1D, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
+import { causalConv1d } from '../ops/causal_conv1d.ts';
+import { rmsNorm } from '../ops/rms_norm.ts';
+import { selectiveScan } from '../ops/selective_scan.ts';
+import { splitChannels } from '../ops/split_channels.ts';
+import type { DropoutState, LinearModule } from './modules.ts';
+import { applyLinear } from './modules.ts';
+
+export interface MambaLayer {
+  readonly norm: Variable;
+  readonly eps: number;
+  readonly inProj: LinearModule;
+  /** [d_inner, 1, d_conv] */
+  readonly convWeight: Variable;
+  readonly convBias: Variable | null;
+  readonly xProj: LinearModule;
+  readonly dtProj: LinearModule;
+  /** [d_inner, d_state] */
+  readonly aLog: Variable;
+  /** -exp(A_log), kept while A_log does not train. */
+  frozenA: Tensor2D | null;
+  readonly d: Variable;
+  readonly outProj: LinearModule;
+  /** Every parameter and module above that can train, for activation checkpointing. */
+  readonly linears: readonly LinearModule[];
+}
+
+/** What is the same for all layers of one forward. */
+export interface MixerContext {
+  /** [batch, seqlen, 1], 0 at padding; null: no padding that matters. */
+  mask: Tensor3D | null;
+  /** Document of each position [batch, seqlen] for packed rows. */
+  seqIdx: Tensor2D | null;
+  dropout: DropoutState;
+}
+
+/** State of one layer between two calls of a forward. */
+export type LayerState = {
+  /** The last d_conv - 1 inputs of the convolution [batch, d_conv - 1, d_inner]. */
+  conv: Tensor3D;
+  /** [batch, d_inner, d_state] */
+  ssm: Tensor3D;
+};
+
+export type LayerResult = {
+  /** The mixer's output, not yet added to the residual [batch, seqlen, d_model]. */
+  hidden: Tensor;
+  /** The residual stream that it is to be added to. */
+  residual: Tensor;
+  state?: LayerState;
+};
+
+/**
+ * Runs one layer.
+ *
+ * @param hidden the previous layer's `hidden`, or the embeddings
+ * @param residual the previous layer's `residual`; null for the first layer
+ * @param state to continue from; null for the beginning of a text
+ * @param keepState also return the state after the last position
+ */
+export function runLayer(
+  layer: MambaLayer,
+  hidden: Tensor,
+  residual: Tensor | null,
+  context: MixerContext,
+  state: LayerState | null,
+  keepState: boolean,
+): LayerResult {
+  const normed = rmsNorm({ x: hidden, weight: layer.norm as unknown as Tensor1D, residual }, layer.eps);
+  const mixed = runMixer(layer, normed.y, context, state, keepState);
+  return { hidden: mixed.out, residual: normed.residualOut, ...(mixed.state && { state: mixed.state }) };
+}
+
+function runMixer(layer: MambaLayer, input: Tensor, context: MixerContext, state: LayerState | null, keepState: boolean) {
+  const { dropout, mask, seqIdx } = context;
+  const [dInner, , dConv] = layer.convWeight.shape as [number, number, number];
+  const dState = layer.aLog.shape[1] as number;
+  const dtRank = layer.dtProj.weight.shape[1] as number;
+
+  const [x, z] = splitChannels(applyLinear(layer.inProj, input, dropout), [dInner, dInner]) as [Tensor, Tensor];
+  const conv = causalConv1d(
+    {
+      x: (mask ? tf.mul(x, mask) : x) as Tensor3D,
+      weight: tf.reshape(layer.convWeight, [dInner, dConv]) as Tensor2D,
+      bias: layer.convBias as unknown as Tensor1D | null,
+      seqIdx,
+      convState: state?.conv,
+    },
+    { returnLastState: keepState },
+  );
+  const u = mask ? tf.mul(conv.y, mask) : conv.y;
+  const [dt, B, C] = splitChannels(applyLinear(layer.xProj, u, dropout), [dtRank, dState, dState]) as [Tensor, Tensor3D, Tensor3D];
+  const scan = selectiveScan(
+    {
+      u: u as Tensor3D,
+      delta: applyLinear(layer.dtProj, dt, dropout, null) as Tensor3D,
+      A: stateDecay(layer),
+      B,
+      C,
+      D: layer.d as unknown as Tensor1D,
+      z: z as Tensor3D,
+      deltaBias: layer.dtProj.bias as unknown as Tensor1D,
+      seqIdx,
+      h0: state?.ssm,
+    },
+    { returnLastState: keepState },
+  );
+  const out = applyLinear(layer.outProj, scan.out, dropout);
+  const after = conv.lastConvState && scan.lastState ? { conv: conv.lastConvState, ssm: scan.lastState } : undefined;
+  return { out, state: after };
+}
+
+function stateDecay(layer: MambaLayer): Tensor2D {
+  const compute = () => tf.neg(tf.exp(layer.aLog)) as Tensor2D;
+  if (layer.aLog.trainable) return compute();
+  layer.frozenA ??= tf.keep(tf.tidy(compute));
+  return layer.frozenA;
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The model's layers as records over its parameters: what an adapter attaches to. */
+import type { Tensor, Tensor1D, Tensor2D, Variable } from '@tensorflow/tfjs-core';
+import { loraEmbedding } from '../ops/lora_embedding.ts';
+import { loraLinear } from '../ops/lora_linear.ts';
+
+/** A low-rank adapter on one module. Linear: A [r, in], B [out, r]. Embedding: A [r, vocab_size], B [d_model, r]. */
+export interface LoraWeights {
+  A: Variable;
+  B: Variable;
+  scaling: number;
+  /** Probability of zeroing an element of a linear adapter's input while training. */
+  dropout: number;
+}
+
+export interface LinearModule {
+  readonly kind: 'linear';
+  /** As in checkpoints: backbone.layers.0.mixer.in_proj */
+  readonly name: string;
+  /** Position in the model: tells the dropout masks of two modules apart. */
+  readonly index: number;
+  /** [out, in] */
+  readonly weight: Variable;
+  /** [out], or null. */
+  readonly bias: Variable | null;
+  lora: LoraWeights | null;
+}
+
+export interface EmbeddingModule {
+  readonly kind: 'embedding';
+  readonly name: string;
+  readonly index: number;
+  /** [vocab_size, d_model] */
+  readonly weight: Variable;
+  lora: LoraWeights | null;
+}
+
+export type Module = LinearModule | EmbeddingModule;
+
+/** Names a training micro-step, so that its dropout masks differ from every other's. Null: evaluation, no dropout. */
+export type DropoutState = { seed: number; step: number } | null;
+
+const MODULES_PER_STEP = 2 ** 20;
+
+/**
+ * Applies a linear module.
+ * @param bias null leaves the module's bias out (dt_proj's is added inside the scan)
+ */
+export function applyLinear(module: LinearModule, x: Tensor, dropout: DropoutState, bias: Variable | null = module.bias): Tensor {
+  const { lora } = module;
+  return loraLinear(
+    {
+      x,
+      W: module.weight as unknown as Tensor2D,
+      bias: bias as Tensor1D | null,
+      loraA: (lora?.A ?? null) as Tensor2D | null,
+      loraB: (lora?.B ?? null) as Tensor2D | null,
+    },
+    {
+      scaling: lora?.scaling ?? 1,
+      ...(dropout && lora && lora.dropout > 0 && {
+        dropout: lora.dropout,
+        seed: dropout.seed,
+        offset: dropout.step * MODULES_PER_STEP + module.index,
+      }),
+    },
+  );
+}
+
+/** Looks ids [batch, seqlen] up in an embedding module. */
+export function applyEmbedding(module: EmbeddingModule, ids: Tensor): Tensor {
+  const { lora, weight } = module;
+  return loraEmbedding(
+    {
+      ids,
+      W: weight as unknown as Tensor2D,
+      loraA: (lora?.A ?? null) as Tensor2D | null,
+      loraB: (lora?.B ?? null) as Tensor2D | null,
+    },
+    lora?.scaling ?? 1,
+  );
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Runs one test body on every backend that must work here. */
+import { beforeAll, describe } from 'vitest';
+import { selectBackend } from '../../src/backends/select.ts';
+
+export type TestedBackend = 'cuda' | 'native' | 'wasm' | 'cpu';
+
+/**
+ * `native` is always tested, so a missing addon fails, unless MAMBATUNE_TEST_WITHOUT_NATIVE=1 says that this machine has no compiler;
+ * `cuda` is tested where MAMBATUNE_TEST_CUDA=1 asks for it.
+ */
+export function testedBackends(): TestedBackend[] {
+  return [
+    ...(process.env.MAMBATUNE_TEST_CUDA === '1' ? (['cuda'] as const) : []),
+    ...(process.env.MAMBATUNE_TEST_WITHOUT_NATIVE === '1' ? [] : (['native'] as const)),
+    'wasm',
+    'cpu',
+  ];
+}
+
+/** Those of {@link testedBackends} that run our kernels. */
+export function testedDevices(): ('cuda' | 'native')[] {
+  return testedBackends().filter((name) => name === 'cuda' || name === 'native');
+}
+
+/** Declares the tests of `body` once for every tested backend, with that backend selected. */
+export function forEachBackend(body: (backend: TestedBackend) => void): void {
+  for (const name of testedBackends()) onBackend(name, () => body(name));
+}
+
+/** Declares the tests of `body` once for each device of the native addon that is tested. */
+export function forEachDevice(body: (backend: 'cuda' | 'native') => void): void {
+  for (const name of testedDevices()) onBackend(name, () => body(name));
+}
+
+/** Declares the tests of `body` with one backend selected. */
+export function onBackend(name: TestedBackend, body: () => void): void {
+  describe(`on ${name}`, () => {
+    beforeAll(async () => {
+      await selectBackend(name);
+    });
+    body();
+  });
+}
+
+/** Whether the backend runs our kernels, rather than ops composed of tfjs's. */
+export function hasOwnKernels(backend: TestedBackend): boolean {
+  return backend === 'native' || backend === 'cuda';
+}

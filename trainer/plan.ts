@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Which examples each optimizer step of a run sees: a function of (examples, settings, seed) alone, so any step can be found again. */
+import { batchesOf, epochOrder } from '../datasets/index.ts';
+
+export interface PlanOptions {
+  /** Number of training examples, at least 1. */
+  examples: number;
+  /** Examples of one forward and backward pass. */
+  batchSize: number;
+  /** Passes that make one optimizer step; the last step of an epoch may have fewer. */
+  accumulationSteps: number;
+  /** Passes over the examples; may be a fraction. */
+  epochs: number;
+  /** Wins over `epochs` when positive. */
+  maxSteps: number;
+  seed: number;
+  /** A new order in each epoch; otherwise the given one in all. */
+  shuffle: boolean;
+}
+
+/** The batches of one optimizer step. */
+export interface Window {
+  /** Optimizer step, from 0. */
+  step: number;
+  /** Number of the window's first batch among all batches of the run, from 0. */
+  firstBatch: number;
+  /** Indices of the examples, batch after batch. */
+  batches: Uint32Array[];
+}
+
+export interface TrainingPlan {
+  totalSteps: number;
+  stepsPerEpoch: number;
+  /** Epochs that are over after `step` optimizer steps, with fraction. */
+  epochAfter(step: number): number;
+  /** Whether an epoch ends with the `step`-th optimizer step, counted from 1; the run's last step ends one too. */
+  endsEpoch(step: number): boolean;
+  /** The windows from optimizer step `fromStep` (default 0) to the end. */
+  windows(fromStep?: number): Iterable<Window>;
+}
+
+/** Plans a run. Windows do not reach across epochs, as in transformers' Trainer. */
+export function planTraining(options: PlanOptions): TrainingPlan {
+  const { examples, batchSize, accumulationSteps, epochs, maxSteps, seed, shuffle } = options;
+  const batchesPerEpoch = Math.ceil(examples / batchSize);
+  const stepsPerEpoch = Math.ceil(batchesPerEpoch / accumulationSteps);
+  const totalSteps = maxSteps > 0 ? maxSteps : Math.ceil(epochs * stepsPerEpoch);
+
+  function* windows(fromStep = 0): Iterable<Window> {
+    let step = fromStep;
+    while (step < totalSteps) {
+      const epoch = Math.floor(step / stepsPerEpoch);
+      const batches = batchesOf(epochOrder(examples, seed, epoch, shuffle), batchSize);
+      for (; step < Math.min(totalSteps, (epoch + 1) * stepsPerEpoch); step++) {
+        const first = (step % stepsPerEpoch) * accumulationSteps;
+        const firstBatch = epoch * batchesPerEpoch + first;
+        yield { step, firstBatch, batches: batches.slice(first, first + accumulationSteps) };
+      }
+    }
+  }
+
+  return {
+    totalSteps,
+    stepsPerEpoch,
+    epochAfter: (step) => step / stepsPerEpoch,
+    endsEpoch: (step) => step % stepsPerEpoch === 0 || step === totalSteps,
+    windows,
+  };
+}
