@@ -47,7 +47,7 @@ export function createCoverage(parameters: ReadonlyMap<string, Variable>): Cover
   }
   const waitsForPartner = (name: string): boolean => {
     const partner = parameters.get(partnerOf(name) ?? '');
-    return partner !== undefined && partner.dataSync().every((value) => value === 0);
+    return partner?.dataSync().every((value) => value === 0) ?? false;
   };
 
   return {

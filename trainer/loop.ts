@@ -70,7 +70,7 @@ export async function runLoop(options: LoopOptions): Promise<TrainingProgress> {
     for (const window of plan.windows()) {
       const start = performance.now();
       const learningRate = schedule(window.step);
-      const { loss, gradNorm, tokens } = await trainStep(options, parameters, window, learningRate);
+      const { loss, gradNorm, tokens } = trainStep(options, parameters, window, learningRate);
       progress = {
         step: window.step + 1,
         epoch: plan.epochAfter(window.step + 1),
@@ -101,12 +101,12 @@ interface StepResult {
   tokens: number;
 }
 
-async function trainStep(
+function trainStep(
   options: LoopOptions,
   parameters: ReadonlyMap<string, Variable>,
   window: Window,
   learningRate: number,
-): Promise<StepResult> {
+): StepResult {
   const { examples, optimizer, coverage } = options;
   const batches = window.batches.map((indices) => {
     const chosen = Array.from(indices, (index) => examples[index] as Example);
@@ -118,8 +118,8 @@ async function trainStep(
     const norm = optimizer.update(gradients, learningRate);
     const loss = (lossSum.dataSync<'float32'>()[0] as number) / lossTokens;
     const gradNorm = norm.dataSync<'float32'>()[0] as number;
-    const isFinite = Number.isFinite(loss) && Number.isFinite(gradNorm);
-    return { loss, gradNorm, failure: isFinite ? undefined : locateNonFinite(options.model, batches, gradients) };
+    const healthy = Number.isFinite(loss) && Number.isFinite(gradNorm);
+    return { loss, gradNorm, failure: healthy ? undefined : locateNonFinite(options.model, batches, gradients) };
   });
   if (failure !== undefined) throw nonFiniteError(window.step + 1, loss, gradNorm, learningRate, failure);
   const tokens = batches.reduce((sum, batch) => sum + countTokens(batch), 0);
@@ -167,6 +167,6 @@ function countTokens(batch: Batch): number {
 
 function nonFiniteError(step: number, loss: number, gradNorm: number, learningRate: number, where: string): UserError {
   return new UserError(
-    `step ${step}: the loss is ${loss} and the gradient norm ${gradNorm}; both must be finite. ${where}\nNo checkpoint was written for this step; those of earlier steps are as they were. Try a lower trainer.learning_rate (now ${learningRate}) or trainer.max_grad_norm: 1.`,
+    `step ${step}: the loss is ${loss} and the gradient norm ${gradNorm}; both must be finite. ${where}\nNo checkpoint was written for this step; those of earlier steps are as they were. Try a lower learning rate (this step's was ${learningRate}).`,
   );
 }

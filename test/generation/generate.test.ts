@@ -3,18 +3,11 @@
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type BackendName, probeBackend } from '../../src/backends/select.ts';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { type GenerateOptions, generate, stream } from '../../src/generation/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { loadTokenizer, type Tokenizer } from '../../src/tokenizer/tokenizer.ts';
-
-const BACKENDS: BackendName[] = [];
-for (const backend of ['native', 'wasm', 'cpu'] as const) {
-  const reason = await probeBackend(backend);
-  if (reason === undefined) BACKENDS.push(backend);
-  else console.warn(`generation is NOT tested on ${backend}: ${reason}`);
-}
+import { testedBackends } from '../helpers/backends.ts';
 
 function goldenRows(name: string, tensor: string): number[][] {
   const source = openSafetensors(join('test', 'golden', name, 'golden.safetensors'));
@@ -36,7 +29,7 @@ async function recompute(model: MambaForCausalLM, prompt: number[], count: numbe
   return row;
 }
 
-describe.each(BACKENDS)('on %s', (backend) => {
+describe.each(testedBackends())('on %s', (backend) => {
   test.each(['tied', 'rslora'])('golden greedy tokens of %s', async (name) => {
     const model = await MambaForCausalLM.fromPretrained(join('test', 'golden', name, 'model'), { backend });
     const rows = await generate(model, goldenRows(name, 'generate_prompt'), { maxNewTokens: 12, eosTokenId: null });
@@ -68,7 +61,7 @@ describe('on one backend', () => {
   let model: MambaForCausalLM;
   let tokenizer: Tokenizer;
   beforeAll(async () => {
-    model = await MambaForCausalLM.fromPretrained('models/mamba-5m', { backend: BACKENDS[0] });
+    model = await MambaForCausalLM.fromPretrained('models/mamba-5m', { backend: testedBackends()[0] });
     tokenizer = loadTokenizer('models/mamba-5m');
   });
   afterAll(() => model.dispose());

@@ -17,7 +17,8 @@ export interface Tolerance {
  */
 export function expectClose(actual: ArrayLike<number>, expected: ArrayLike<number>, tolerance: Tolerance = {}): number {
   const { rtol = 1e-5, atol = 0, name = 'values' } = tolerance;
-  if (actual.length !== expected.length) throw new Error(`${name}: ${actual.length} elements, expected ${expected.length}`);
+  if (actual.length !== expected.length)
+    throw new Error(`${name}: ${actual.length} elements, expected ${expected.length}`);
   let largest = 0;
   for (let i = 0; i < expected.length; i++) {
     const magnitude = Math.abs(expected[i] as number);
@@ -33,7 +34,7 @@ export function expectClose(actual: ArrayLike<number>, expected: ArrayLike<numbe
     const { index, used } = worst;
     throw new Error(
       `${name}: worst at index ${index} of ${expected.length}: got ${actual[index]}, expected ${expected[index]}; ` +
-        `${Number.isFinite(used) ? `${used.toPrecision(3)} times the tolerance ${limit.toExponential(2)}` : 'not finite'} ` +
+        `${used.toPrecision(3)} times the tolerance ${limit.toExponential(2)} ` +
         `(rtol ${rtol} of the largest magnitude ${largest.toPrecision(4)}, atol ${atol})`,
     );
   }

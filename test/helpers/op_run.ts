@@ -27,16 +27,19 @@ export function runWithGradients(
   run: (tensors: Record<string, Tensor>) => Tensor[],
   upstream: readonly Operand[],
 ): OpRun {
-  return expectNoLeak(() =>
-    tf.tidy(() => {
-      const tensors = Object.fromEntries(Object.entries(inputs).map(([name, operand]) => [name, toTensor(operand)]));
-      const leaves = wanted.map((name) => tensors[name] as Tensor);
-      const { value, gradients } = valueAndGradients(() => run(tensors), leaves, { upstream: upstream.map(toTensor) });
-      return {
-        outputs: value.map((tensor) => tensor.dataSync()),
-        gradients: Object.fromEntries(wanted.map((name, i) => [name, readGradient(name, gradients[i])])),
-      };
-    }) as unknown as OpRun,
+  return expectNoLeak(
+    () =>
+      tf.tidy(() => {
+        const tensors = Object.fromEntries(Object.entries(inputs).map(([name, operand]) => [name, toTensor(operand)]));
+        const leaves = wanted.map((name) => tensors[name] as Tensor);
+        const { value, gradients } = valueAndGradients(() => run(tensors), leaves, {
+          upstream: upstream.map(toTensor),
+        });
+        return {
+          outputs: value.map((tensor) => tensor.dataSync()),
+          gradients: Object.fromEntries(wanted.map((name, i) => [name, readGradient(name, gradients[i])])),
+        };
+      }) as unknown as OpRun,
   );
 }
 

@@ -28,7 +28,8 @@ function inputAt(p: CausalConv1dProblem, b: number, t: number, c: number): numbe
 
 function preActivation(p: CausalConv1dProblem, b: number, t: number, c: number): number {
   let sum = p.bias ? (p.bias[c] as number) : 0;
-  for (let k = 0; k < p.dConv; k++) sum += (p.weight[c * p.dConv + k] as number) * tap(p, b, t - (p.dConv - 1) + k, t, c);
+  for (let k = 0; k < p.dConv; k++)
+    sum += (p.weight[c * p.dConv + k] as number) * tap(p, b, t - (p.dConv - 1) + k, t, c);
   return sum;
 }
 

@@ -34,7 +34,10 @@ export function linearCrossEntropy(p: LinearCrossEntropyProblem): { lossSum: num
 }
 
 /** Gradients of dlossSum * lossSum. */
-export function linearCrossEntropyGradients(p: LinearCrossEntropyProblem, dlossSum: number): { hidden: Float64Array; W: Float64Array } {
+export function linearCrossEntropyGradients(
+  p: LinearCrossEntropyProblem,
+  dlossSum: number,
+): { hidden: Float64Array; W: Float64Array } {
   const dlogits = logitsOf(p);
   for (let i = 0; i < p.rows; i++) {
     const label = p.labels[i] as number;

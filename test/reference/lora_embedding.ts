@@ -20,7 +20,8 @@ export function loraEmbedding(p: LoraEmbeddingProblem): Float64Array {
     const id = p.ids[i] as number;
     for (let j = 0; j < p.dModel; j++) {
       let update = 0;
-      for (let k = 0; k < p.r; k++) update += (p.loraB?.[j * p.r + k] as number) * (p.loraA?.[k * p.vocabSize + id] as number);
+      for (let k = 0; k < p.r; k++)
+        update += (p.loraB?.[j * p.r + k] as number) * (p.loraA?.[k * p.vocabSize + id] as number);
       out[i * p.dModel + j] = (p.W[id * p.dModel + j] as number) + p.scaling * update;
     }
   }

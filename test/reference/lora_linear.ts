@@ -48,7 +48,8 @@ export function loraLinear(p: LoraLinearProblem): Float64Array {
 export function loraLinearGradients(p: LoraLinearProblem, dy: ArrayLike<number>): LoraLinearGradients {
   const { rows, inFeatures, outFeatures, r } = p;
   const bias = new Float64Array(outFeatures);
-  for (let i = 0; i < rows * outFeatures; i++) bias[i % outFeatures] = (bias[i % outFeatures] as number) + (dy[i] as number);
+  for (let i = 0; i < rows * outFeatures; i++)
+    bias[i % outFeatures] = (bias[i % outFeatures] as number) + (dy[i] as number);
   const x = product(dy, p.W, [rows, outFeatures, inFeatures]);
   const W = product(dy, p.x, [outFeatures, rows, inFeatures], { a: true });
   if (!p.loraA || !p.loraB) return { x, W, bias, loraA: new Float64Array(0), loraB: new Float64Array(0) };

@@ -6,10 +6,15 @@ import { defineGradient, only, present } from '../definition.ts';
 
 const inputShape = (inputs: Record<string, Tensor>, name = 'x') => present(inputs[name]).shape;
 
-defineGradient('Reshape', {
-  save: () => [],
-  grad: (dys, _saved, { inputs }) => ({ x: tf.reshape(only(dys), inputShape(inputs)) }),
-});
+for (const [kernelName, input] of [
+  ['Reshape', 'x'],
+  ['ExpandDims', 'input'],
+] as const) {
+  defineGradient(kernelName, {
+    save: () => [],
+    grad: (dys, _saved, { inputs }) => ({ [input]: tf.reshape(only(dys), inputShape(inputs, input)) }),
+  });
+}
 
 defineGradient('Transpose', {
   save: () => [],

@@ -15,6 +15,12 @@ defineKernel('Reshape', (backend, inputs, attrs) => {
   return backend.share(x, shape);
 });
 
+defineKernel('ExpandDims', (backend, inputs, attrs) => {
+  const x = required(inputs, 'input');
+  const rank = x.shape.length + 1;
+  return backend.share(x, x.shape.toSpliced(((attrs.dim as number) + rank) % rank, 0, 1));
+});
+
 /** attrs: sizes. Outputs: consecutive columns of the last axis, as views on x's data. */
 defineKernel('SplitChannels', (backend, inputs, attrs) => {
   let begin = 0;
