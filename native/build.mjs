@@ -1,126 +1,192 @@
 // SPDX-License-Identifier: Apache-2.0
-// Builds the native addon with nothing but a C++ compiler:  node native/build.mjs [--force] [--strict] [--sanitize]
+// Builds the native addon with nothing but a C++ compiler, and the CUDA plugin beside it where nvcc is:
 //
-// Kernel sources (those that mention MAMBATUNE_ISA) are compiled once per instruction set; the addon picks one at run time.
-// As npm's install step it never fails: without a working compiler it says so, and the `wasm` backend runs instead.
-//   --force     rebuild everything        --strict    exit 1 when the addon could not be built
-//   --sanitize  AddressSanitizer and UndefinedBehaviorSanitizer, into build/sanitize
+//   node native/build.mjs [--force] [--strict] [--warnings] [--cuda] [--sanitize]
+//
+// Kernel sources (those that mention MAMBATUNE_ISA) are compiled once per instruction set. Objects whose command, source
+// and headers are unchanged are kept. As npm's install step it never fails: it says what could not be built, and what
+// runs instead.
+//   --force     compile everything anew        --strict    exit 1 when the addon could not be built
+//   --warnings  every warning is an error      --cuda      the CUDA plugin too must be built (implies --strict)
+//   --sanitize  AddressSanitizer and UndefinedBehaviorSanitizer, into build/sanitize, without the CUDA plugin
 import { execFile, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
+import { parseArgs, promisify } from 'node:util';
+import { compileFlags, findCompiler, findNvcc, instructionSets, linkFlags, nvccFlags } from './toolchain.mjs';
 
-const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const flags = new Set(process.argv.slice(2));
-const sanitize = flags.has('--sanitize');
-const outputFolder = join(root, 'build', sanitize ? 'sanitize' : `${process.platform}-${process.arch}`);
+const native = dirname(fileURLToPath(import.meta.url));
+const require = createRequire(import.meta.url);
+const target = `${process.platform}-${process.arch}`;
+const boolean = { type: 'boolean', default: false };
+const { values: options } = parseArgs({
+  options: { force: boolean, strict: boolean, warnings: boolean, cuda: boolean, sanitize: boolean },
+});
+const outputFolder = join(dirname(native), 'build', options.sanitize ? 'sanitize' : target);
 
-const commonFlags = [
-  '-std=c++17', '-fPIC', '-Wall', '-Wextra', '-Wno-maybe-uninitialized', '-fvisibility=hidden', '-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math',
-  ...(sanitize ? ['-O1', '-g', '-fno-omit-frame-pointer', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'] : ['-O3']),
-];
-const isaFlags =
-  process.arch === 'x64'
-    ? {
-        avx512: ['-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl', '-mfma', '-mavx2', '-mf16c', '-mprefer-vector-width=512'],
-        avx2: ['-mavx2', '-mfma', '-mf16c'],
-        portable: [],
-      }
-    : { portable: [] };
-
-function findCompiler() {
-  for (const candidate of [process.env.CXX, 'c++', 'g++', 'clang++'].filter(Boolean)) {
-    try {
-      return { command: candidate, version: execFileSync(candidate, ['--version'], { stdio: ['ignore', 'pipe', 'ignore'] }).toString() };
-    } catch {}
-  }
-  return undefined;
+/** Paths of a folder's files with one of the extensions. */
+function filesOf(folder, ...extensions) {
+  const names = existsSync(join(native, folder)) ? readdirSync(join(native, folder)).sort() : [];
+  return names.filter((name) => extensions.includes(extname(name))).map((name) => join(native, folder, name));
 }
 
-/** Objects to compile: one per source, or one per source and instruction set for kernels. */
-function compileJobs() {
-  const include = [join(root, 'native', 'include'), createRequire(import.meta.url)('node-api-headers').include_dir];
-  const jobs = [];
-  for (const folder of ['cpu', 'binding']) {
-    for (const file of readdirSync(join(root, 'native', folder)).filter((name) => name.endsWith('.cc')).sort()) {
-      const source = join(root, 'native', folder, file);
-      const variants = readFileSync(source, 'utf8').includes('MAMBATUNE_ISA') ? Object.entries(isaFlags) : [['', []]];
-      for (const [isa, extra] of variants) {
-        const args = [...commonFlags, ...extra, ...(isa ? [`-DMAMBATUNE_ISA=${isa}`] : []), ...include.flatMap((path) => ['-I', path]), '-c', source];
-        jobs.push({ source, object: join(outputFolder, 'objects', `${folder}-${basename(file, '.cc')}${isa && `-${isa}`}.o`), args });
-      }
-    }
-  }
-  return jobs;
+/**
+ * One object to compile.
+ * @typedef {{ source: string, object: string, args: string[], isa?: string }} Job
+ * @returns {Job}
+ */
+function job(source, args, isa) {
+  const name = [basename(dirname(source)), basename(source, extname(source)), isa].filter(Boolean).join('-');
+  const object = join(outputFolder, 'objects', `${name}.o`);
+  return { source, object, isa, args: [...args, '-I', join(native, 'include'), '-c', source, '-o', object] };
 }
 
-/** Everything an object's content depends on: the command and all native sources and headers it could include. */
-function digest(compiler, job, headers) {
-  return createHash('sha256').update(compiler.version).update(JSON.stringify(job.args)).update(readFileSync(job.source)).update(headers).digest('hex');
-}
-
+/** Runs the jobs whose inputs changed, as many at once as there are processors. @returns how many it ran */
 async function compile(compiler, jobs) {
-  const headers = ['include', 'cpu', 'binding']
-    .flatMap((folder) => readdirSync(join(root, 'native', folder)).filter((name) => name.endsWith('.h')).map((name) => join(root, 'native', folder, name)))
-    .sort()
-    .map((path) => readFileSync(path, 'utf8'))
-    .join('\n');
+  const headers = ['include', 'cpu', 'cuda', 'binding'].flatMap((folder) => filesOf(folder, '.h', '.cuh'));
+  const headerText = headers.map((path) => readFileSync(path, 'utf8')).join('\n');
+  const stampOf = ({ source, args }) =>
+    createHash('sha256')
+      .update(JSON.stringify([compiler, args, readFileSync(source, 'utf8'), headerText]))
+      .digest('hex');
+  const isFresh = ({ object, stamp }) =>
+    existsSync(object) && existsSync(`${object}.sha256`) && readFileSync(`${object}.sha256`, 'utf8') === stamp;
   const stale = jobs
-    .map((job) => ({ ...job, stamp: digest(compiler, job, headers) }))
-    .filter((job) => flags.has('--force') || !existsSync(job.object) || !existsSync(`${job.object}.sha256`) || readFileSync(`${job.object}.sha256`, 'utf8') !== job.stamp);
+    .map((each) => ({ ...each, stamp: stampOf(each) }))
+    .filter((each) => options.force || !isFresh(each));
   let next = 0;
   const worker = async () => {
     while (next < stale.length) {
-      const job = stale[next++];
-      const { stderr } = await promisify(execFile)(compiler.command, [...job.args, '-o', job.object], { maxBuffer: 1 << 26 });
-      if (stderr) process.stderr.write(stderr);
-      writeFileSync(`${job.object}.sha256`, job.stamp);
+      const { args, object, stamp, isa } = stale[next++];
+      rmSync(`${object}.sha256`, { force: true });
+      await promisify(execFile)(compiler.command, args, { maxBuffer: 1 << 26 }).catch((error) => {
+        next = stale.length;
+        throw Object.assign(error, { isa });
+      });
+      writeFileSync(`${object}.sha256`, stamp);
     }
   };
-  await Promise.all(Array.from({ length: availableParallelism() }, worker));
+  const settled = await Promise.allSettled(Array.from({ length: availableParallelism() }, worker));
+  const failed = settled.find(({ status }) => status === 'rejected');
+  if (failed) throw failed.reason;
   return stale.length;
 }
 
+/** Compiles the kernels for every instruction set that the compiler knows; a compiler too old for one loses only that one. */
+async function compileKernels(compiler, sources, flags) {
+  const objects = [];
+  const isas = [];
+  let compiled = 0;
+  for (const [isa, isaFlags] of Object.entries(instructionSets)) {
+    const jobs = sources.map((source) => job(source, [...flags, ...isaFlags, `-DMAMBATUNE_ISA=${isa}`], isa));
+    try {
+      compiled += await compile(compiler, jobs);
+    } catch (error) {
+      if (isa === 'portable' || options.warnings) throw error;
+      const reason =
+        (error.stderr || error.message)
+          .trim()
+          .split('\n')
+          .find((line) => line.includes('error')) ?? error.message;
+      console.error(`mambatune: no ${isa} kernels: ${compiler.command} cannot compile them (${reason.trim()})`);
+      continue;
+    }
+    isas.push(isa);
+    objects.push(...jobs.map(({ object }) => object));
+  }
+  return { objects, isas, compiled };
+}
+
+/** Links under a temporary name; libstdc++ goes in statically where its archive is installed. */
 function link(compiler, objects, output) {
-  const platformFlags = process.platform === 'darwin' ? ['-undefined', 'dynamic_lookup'] : ['-static-libgcc', '-ldl', '-pthread'];
-  const attempts = process.platform === 'darwin' || sanitize ? [[]] : [['-static-libstdc++'], []];
+  const attempts = process.platform === 'darwin' || options.sanitize ? [[]] : [['-static-libstdc++'], []];
   for (const [index, extra] of attempts.entries()) {
     try {
-      execFileSync(compiler.command, ['-shared', ...(sanitize ? ['-fsanitize=address,undefined'] : []), '-o', `${output}.new`, ...objects, ...extra, ...platformFlags], {
-        stdio: ['ignore', 'inherit', index + 1 < attempts.length ? 'ignore' : 'inherit'],
-      });
-      renameSync(`${output}.new`, output);
-      return;
+      const args = [...objects, ...extra, ...linkFlags(options), '-o', `${output}.new`];
+      execFileSync(compiler.command, args, { stdio: 'pipe' });
+      break;
     } catch (error) {
       if (index + 1 === attempts.length) throw error;
     }
   }
+  renameSync(`${output}.new`, output);
 }
 
-async function main() {
-  const output = join(outputFolder, 'native.node');
+async function buildAddon() {
   const compiler = findCompiler();
   if (!compiler) throw new Error('no C++ compiler found (looked for $CXX, c++, g++, clang++)');
-  mkdirSync(join(outputFolder, 'objects'), { recursive: true });
-  const started = Date.now();
-  const jobs = compileJobs();
-  const compiled = await compile(compiler, jobs);
-  if (compiled > 0 || !existsSync(output)) link(compiler, jobs.map((job) => job.object), output);
-  console.error(`mambatune: native addon ready (${compiled} of ${jobs.length} objects compiled in ${((Date.now() - started) / 1000).toFixed(1)} s)`);
+  const started = performance.now();
+  const output = join(outputFolder, 'native.node');
+  const sources = [...filesOf('cpu', '.cc'), ...filesOf('binding', '.cc')];
+  const kernels = sources.filter((source) => readFileSync(source, 'utf8').includes('MAMBATUNE_ISA {'));
+  const flags = [...compileFlags(options), '-I', require('node-api-headers').include_dir];
+  const { objects, isas, compiled } = await compileKernels(compiler, kernels, flags);
+  const isaDefines = isas.map((isa) => `-DMAMBATUNE_HAS_${isa.toUpperCase()}`);
+  const rest = sources
+    .filter((source) => !kernels.includes(source))
+    .map((source) => job(source, [...flags, ...isaDefines]));
+  const total = compiled + (await compile(compiler, rest));
+  if (total > 0 || !existsSync(output)) link(compiler, [...objects, ...rest.map(({ object }) => object)], output);
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  console.error(`mambatune: native addon ready (${isas.join(', ')}; ${total} objects compiled in ${seconds} s)`);
 }
 
-try {
-  await main();
-} catch (error) {
-  rmSync(join(outputFolder, 'native.node'), { force: true });
-  const reason = error.stderr ? `${error.message}\n${error.stderr}` : error.message;
-  console.error(
-    `\n*** mambatune: the native CPU kernels could not be built: ${reason}\n*** Training will run on the \`wasm\` backend, many times slower.` +
-      '\n*** Install a C++17 compiler (Debian/Ubuntu: apt-get install g++; macOS: xcode-select --install) and run: npm run build:native\n',
-  );
-  process.exitCode = flags.has('--strict') ? 1 : 0;
+async function buildCudaPlugin() {
+  const sources = filesOf('cuda', '.cu');
+  const nvcc = sources.length > 0 ? findNvcc() : undefined;
+  if (!nvcc) {
+    if (options.cuda)
+      throw new Error(
+        sources.length > 0 ? 'nvcc was not found ($NVCC, $CUDA_HOME, PATH)' : 'native/cuda has no sources',
+      );
+    return;
+  }
+  const started = performance.now();
+  const output = join(outputFolder, 'native_cuda.so');
+  const jobs = sources.map((source) => job(source, nvccFlags));
+  const compiled = await compile(nvcc, jobs);
+  if (compiled > 0 || !existsSync(output)) {
+    execFileSync(
+      nvcc.command,
+      [...nvccFlags, '-shared', ...jobs.map(({ object }) => object), '-ldl', '-o', `${output}.new`],
+      { stdio: 'pipe' },
+    );
+    renameSync(`${output}.new`, output);
+  }
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  console.error(`mambatune: CUDA plugin ready (${compiled} objects compiled in ${seconds} s)`);
+}
+
+/** Runs one build step; a failure removes what the step would have replaced, and is told with its consequence. */
+async function attempt(step, output, what, consequence, required) {
+  try {
+    await step();
+  } catch (error) {
+    rmSync(join(outputFolder, output), { force: true });
+    const reason = [error.message, error.stderr].filter(Boolean).join('\n');
+    console.error(`\n*** mambatune: ${what} could not be built: ${reason}\n*** ${consequence}\n`);
+    if (required) process.exitCode = 1;
+  }
+}
+
+function isPrebuilt() {
+  try {
+    return Boolean(require.resolve(`@mambatune/native-${target}/native.node`));
+  } catch {
+    return false;
+  }
+}
+
+if (!isPrebuilt() || Object.values(options).some(Boolean)) {
+  mkdirSync(join(outputFolder, 'objects'), { recursive: true });
+  const withoutAddon =
+    'Training will run on the `wasm` backend, many times slower.\n' +
+    '*** Install a C++17 compiler (Debian/Ubuntu: apt-get install g++; macOS: xcode-select --install) and run: npm run build:native';
+  await attempt(buildAddon, 'native.node', 'the native CPU kernels', withoutAddon, options.strict || options.cuda);
+  const withoutCuda = 'Training will run on the CPU. Mend the CUDA toolkit and run: npm run build:cuda';
+  if (!options.sanitize) await attempt(buildCudaPlugin, 'native_cuda.so', 'the CUDA plugin', withoutCuda, options.cuda);
 }

@@ -100,8 +100,12 @@ function normOf(gradient: Tensor | undefined): number {
 }
 
 function deadError(names: readonly string[], step: number): UserError {
-  const list = names.map((name) => `\n  ${name}`).join('');
+  const [many, their] =
+    names.length === 1
+      ? ['a trainable tensor gets', 'its module']
+      : [`${names.length} trainable tensors get`, 'their modules'];
+  const rate = step === 1 ? '' : ' A learning rate so high that the first update drowned every signal looks the same.';
   return new UserError(
-    `step ${step}: ${names.length === 1 ? 'a trainable tensor gets' : `${names.length} trainable tensors get`} no gradient and would never learn:${list}\nTake ${names.length === 1 ? 'its module' : 'their modules'} out of adapter.target_modules, or check that the adapter it starts from is whole.`,
+    `step ${step}: ${many} no gradient and would never learn:${names.map((name) => `\n  ${name}`).join('')}\nTake ${their} out of the adapter's target_modules, or check that the adapter it starts from is whole.${rate}`,
   );
 }

@@ -114,9 +114,9 @@ function trainStep(
   });
   const { loss, gradNorm, failure } = tf.tidy(() => {
     const { lossSum, gradients, lossTokens } = accumulate(options, parameters, batches, window.firstBatch);
-    if (!coverage.isComplete()) coverage.observe(window.step + 1, gradients);
-    const norm = optimizer.update(gradients, learningRate);
     const loss = (lossSum.dataSync<'float32'>()[0] as number) / lossTokens;
+    if (Number.isFinite(loss) && !coverage.isComplete()) coverage.observe(window.step + 1, gradients);
+    const norm = optimizer.update(gradients, learningRate);
     const gradNorm = norm.dataSync<'float32'>()[0] as number;
     const healthy = Number.isFinite(loss) && Number.isFinite(gradNorm);
     return { loss, gradNorm, failure: healthy ? undefined : locateNonFinite(options.model, batches, gradients) };

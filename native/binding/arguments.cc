@@ -25,8 +25,8 @@ napi_value Arguments::next() {
 }
 
 const DeviceApi* Arguments::device() {
-  device_ = device_at(static_cast<uint32_t>(number()));
-  if (!device_) fail("native call for a device that is not open");
+  device_ = device_at(uint32());
+  if (!failed_ && !device_) fail("native call for a device that is not open");
   return device_;
 }
 
@@ -48,8 +48,15 @@ int64_t Arguments::size() {
   return 0;
 }
 
+uint32_t Arguments::uint32() {
+  const int64_t value = size();
+  if (value <= UINT32_MAX) return static_cast<uint32_t>(value);
+  fail("native call with a number beyond 32 bits");
+  return 0;
+}
+
 Buffer* Arguments::buffer(uint32_t* handle) {
-  const auto value = static_cast<uint32_t>(number());
+  const uint32_t value = uint32();
   if (failed_) return nullptr;
   if (handle) *handle = value;
   Buffer* found = buffer_at(value);
@@ -58,7 +65,7 @@ Buffer* Arguments::buffer(uint32_t* handle) {
 }
 
 void* Arguments::memory(int64_t count, size_t element, bool optional, bool written) {
-  const auto handle = static_cast<uint32_t>(number());
+  const uint32_t handle = uint32();
   if (failed_ || (handle == 0 && optional)) return nullptr;
   Buffer* found = buffer_at(handle);
   if (!found) {
@@ -81,14 +88,14 @@ float* Arguments::rows_of(int64_t rows, int64_t cols, int64_t* row_stride, bool 
   *row_stride = stride ? stride : cols;
   if (*row_stride < cols) fail("native call with a row stride below the row's length");
   next_ = position;
-  auto* base = static_cast<float*>(memory(rows > 0 ? offset + (rows - 1) * *row_stride + cols : 0, sizeof(float), optional, written));
+  auto* base = static_cast<float*>(memory(rows > 0 ? sum_of(offset, sum_of(product_of({rows - 1, *row_stride}), cols)) : 0, sizeof(float), optional, written));
   next_ = end;
   return base ? base + offset : nullptr;
 }
 
 Weight Arguments::weight(int64_t rows, int64_t cols) {
   const size_t position = next_;
-  const float* data = input<float>(rows * cols);
+  const float* data = input<float>({rows, cols});
   const size_t end = next_;
   next_ = position;
   Buffer* owner = failed_ ? nullptr : buffer();
@@ -124,7 +131,7 @@ const int32_t* Arguments::int32_array(int64_t* length) {
 const float* Arguments::float32_array(int64_t length) {
   int64_t found = 0;
   auto* data = static_cast<const float*>(typed_array(napi_float32_array, "native call: expected a Float32Array", &found));
-  if (data && found < length) fail("native call with a Float32Array that is too short");
+  if (!failed_ && found < length) fail("native call with a Float32Array that is too short");
   return data;
 }
 

@@ -5,10 +5,25 @@
 #include <node_api.h>
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "buffers.h"
 
 namespace mambatune {
+
+// Product and sum of sizes, the largest number when they overflow: no buffer is that large.
+inline int64_t product_of(std::initializer_list<int64_t> sizes) {
+  int64_t result = 1;
+  for (const int64_t size : sizes) {
+    if (size == 0) return 0;
+    if (__builtin_mul_overflow(result, size, &result)) result = INT64_MAX;
+  }
+  return result;
+}
+inline int64_t sum_of(int64_t a, int64_t b) {
+  int64_t result;
+  return __builtin_add_overflow(a, b, &result) ? INT64_MAX : result;
+}
 
 class Arguments {
  public:
@@ -19,19 +34,19 @@ class Arguments {
 
   double number();
   int64_t size();  // a whole number >= 0
-  int32_t int32() { return static_cast<int32_t>(number()); }
+  uint32_t uint32();  // a whole number in [0, 2^32)
   float float32() { return static_cast<float>(number()); }
   bool boolean() { return number() != 0; }
-  uint64_t uint64() { return static_cast<uint64_t>(number()); }
+  uint64_t uint64() { return static_cast<uint64_t>(size()); }
 
-  // A handle to at least `count` elements, or null for handle 0 (`optional` says whether that is allowed).
+  // A handle to at least as many elements as the product of `dims`, or null for handle 0 (`optional` says whether that is allowed).
   template <class T>
-  const T* input(int64_t count, bool optional = false) {
-    return static_cast<const T*>(memory(count, sizeof(T), optional, false));
+  const T* input(std::initializer_list<int64_t> dims, bool optional = false) {
+    return static_cast<const T*>(memory(product_of(dims), sizeof(T), optional, false));
   }
   template <class T>
-  T* output(int64_t count, bool optional = false) {
-    return static_cast<T*>(memory(count, sizeof(T), optional, true));
+  T* output(std::initializer_list<int64_t> dims, bool optional = false) {
+    return static_cast<T*>(memory(product_of(dims), sizeof(T), optional, true));
   }
   // handle, offset, row_stride: float32 rows of `cols` elements.
   const float* input_rows(int64_t rows, int64_t cols, int64_t* row_stride, bool optional = false) {

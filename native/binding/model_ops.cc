@@ -15,17 +15,17 @@ void read_selective_scan_inputs(Arguments& args, SelectiveScanInputs& p) {
   p.seqlen = args.size();
   p.d_inner = args.size();
   p.d_state = args.size();
-  const int64_t rows = p.batch * p.seqlen;
+  const int64_t rows = product_of({p.batch, p.seqlen});
   p.u = args.input_rows(rows, p.d_inner, &p.u_row_stride);
   p.delta = args.input_rows(rows, p.d_inner, &p.delta_row_stride);
-  p.A = args.input<float>(p.d_inner * p.d_state);
+  p.A = args.input<float>({p.d_inner, p.d_state});
   p.B = args.input_rows(rows, p.d_state, &p.B_row_stride);
   p.C = args.input_rows(rows, p.d_state, &p.C_row_stride);
-  p.D = args.input<float>(p.d_inner, true);
+  p.D = args.input<float>({p.d_inner}, true);
   p.z = args.input_rows(rows, p.d_inner, &p.z_row_stride, true);
-  p.delta_bias = args.input<float>(p.d_inner, true);
-  p.seq_idx = args.input<int32_t>(rows, true);
-  p.h0 = args.input<float>(p.batch * p.d_inner * p.d_state, true);
+  p.delta_bias = args.input<float>({p.d_inner}, true);
+  p.seq_idx = args.input<int32_t>({rows}, true);
+  p.h0 = args.input<float>({p.batch, p.d_inner, p.d_state}, true);
   p.delta_softplus = args.boolean();
 }
 
@@ -34,11 +34,11 @@ napi_value selective_scan_fwd(napi_env env, napi_callback_info info) {
   const DeviceApi* device = args.device();
   SelectiveScanFwdParams p{};
   read_selective_scan_inputs(args, p);
-  p.out = args.output<float>(p.batch * p.seqlen * p.d_inner);
-  p.last_state = args.output<float>(p.batch * p.d_inner * p.d_state, true);
+  p.out = args.output<float>({p.batch, p.seqlen, p.d_inner});
+  p.last_state = args.output<float>({p.batch, p.d_inner, p.d_state}, true);
   if (!args.ok()) return nullptr;
   p.checkpoints = args.output<float>(
-      static_cast<int64_t>(device->selective_scan_checkpoint_size(p.batch, p.seqlen, p.d_inner, p.d_state)), true);
+      {static_cast<int64_t>(device->selective_scan_checkpoint_size(p.batch, p.seqlen, p.d_inner, p.d_state))}, true);
   return args.ok() ? args.finish(device->selective_scan_fwd(p)) : nullptr;
 }
 
@@ -48,20 +48,20 @@ napi_value selective_scan_bwd(napi_env env, napi_callback_info info) {
   SelectiveScanBwdParams p{};
   read_selective_scan_inputs(args, p);
   if (!args.ok()) return nullptr;
-  const int64_t rows = p.batch * p.seqlen, states = p.batch * p.d_inner * p.d_state;
+  const int64_t rows = product_of({p.batch, p.seqlen}), states = product_of({p.batch, p.d_inner, p.d_state});
   p.checkpoints = args.input<float>(
-      static_cast<int64_t>(device->selective_scan_checkpoint_size(p.batch, p.seqlen, p.d_inner, p.d_state)));
-  p.dout = args.input<float>(rows * p.d_inner);
-  p.dlast_state = args.input<float>(states, true);
+      {static_cast<int64_t>(device->selective_scan_checkpoint_size(p.batch, p.seqlen, p.d_inner, p.d_state))});
+  p.dout = args.input<float>({rows, p.d_inner});
+  p.dlast_state = args.input<float>({states}, true);
   p.du = args.output_rows(rows, p.d_inner, &p.du_row_stride);
   p.ddelta = args.output_rows(rows, p.d_inner, &p.ddelta_row_stride);
   p.dB = args.output_rows(rows, p.d_state, &p.dB_row_stride);
   p.dC = args.output_rows(rows, p.d_state, &p.dC_row_stride);
   p.dz = args.output_rows(rows, p.d_inner, &p.dz_row_stride, true);
-  p.dA = args.output<float>(p.d_inner * p.d_state, true);
-  p.dD = args.output<float>(p.d_inner, true);
-  p.ddelta_bias = args.output<float>(p.d_inner, true);
-  p.dh0 = args.output<float>(states, true);
+  p.dA = args.output<float>({p.d_inner, p.d_state}, true);
+  p.dD = args.output<float>({p.d_inner}, true);
+  p.ddelta_bias = args.output<float>({p.d_inner}, true);
+  p.dh0 = args.output<float>({states}, true);
   return args.ok() ? args.finish(device->selective_scan_bwd(p)) : nullptr;
 }
 
@@ -82,11 +82,11 @@ void read_causal_conv1d_inputs(Arguments& args, CausalConv1dInputs& p) {
   p.d_inner = args.size();
   p.d_conv = args.size();
   if (args.ok() && (p.d_conv < 1 || p.d_conv > 8)) args.fail("causal_conv1d: d_conv must lie in 1..8");
-  p.x = args.input_rows(p.batch * p.seqlen, p.d_inner, &p.x_row_stride);
-  p.weight = args.input<float>(p.d_inner * p.d_conv);
-  p.bias = args.input<float>(p.d_inner, true);
-  p.seq_idx = args.input<int32_t>(p.batch * p.seqlen, true);
-  p.conv_state = args.input<float>(p.batch * (p.d_conv - 1) * p.d_inner, true);
+  p.x = args.input_rows(product_of({p.batch, p.seqlen}), p.d_inner, &p.x_row_stride);
+  p.weight = args.input<float>({p.d_inner, p.d_conv});
+  p.bias = args.input<float>({p.d_inner}, true);
+  p.seq_idx = args.input<int32_t>({p.batch, p.seqlen}, true);
+  p.conv_state = args.input<float>({p.batch, p.d_conv - 1, p.d_inner}, true);
   p.silu = args.boolean();
 }
 
@@ -95,8 +95,8 @@ napi_value causal_conv1d_fwd(napi_env env, napi_callback_info info) {
   const DeviceApi* device = args.device();
   CausalConv1dFwdParams p{};
   read_causal_conv1d_inputs(args, p);
-  p.y = args.output<float>(p.batch * p.seqlen * p.d_inner);
-  p.last_conv_state = args.output<float>(p.batch * (p.d_conv - 1) * p.d_inner, true);
+  p.y = args.output<float>({p.batch, p.seqlen, p.d_inner});
+  p.last_conv_state = args.output<float>({p.batch, p.d_conv - 1, p.d_inner}, true);
   return args.ok() ? args.finish(device->causal_conv1d_fwd(p)) : nullptr;
 }
 
@@ -105,10 +105,10 @@ napi_value causal_conv1d_bwd(napi_env env, napi_callback_info info) {
   const DeviceApi* device = args.device();
   CausalConv1dBwdParams p{};
   read_causal_conv1d_inputs(args, p);
-  p.dy = args.input<float>(p.batch * p.seqlen * p.d_inner);
-  p.dx = args.output_rows(p.batch * p.seqlen, p.d_inner, &p.dx_row_stride);
-  p.dweight = args.output<float>(p.d_inner * p.d_conv, true);
-  p.dbias = args.output<float>(p.d_inner, true);
+  p.dy = args.input<float>({p.batch, p.seqlen, p.d_inner});
+  p.dx = args.output_rows(product_of({p.batch, p.seqlen}), p.d_inner, &p.dx_row_stride);
+  p.dweight = args.output<float>({p.d_inner, p.d_conv}, true);
+  p.dbias = args.output<float>({p.d_inner}, true);
   return args.ok() ? args.finish(device->causal_conv1d_bwd(p)) : nullptr;
 }
 
@@ -118,12 +118,12 @@ napi_value rms_norm_fwd(napi_env env, napi_callback_info info) {
   RmsNormFwdParams p{};
   p.rows = args.size();
   p.d_model = args.size();
-  p.x = args.input<float>(p.rows * p.d_model);
-  p.residual = args.input<float>(p.rows * p.d_model, true);
-  p.weight = args.input<float>(p.d_model, true);
+  p.x = args.input<float>({p.rows, p.d_model});
+  p.residual = args.input<float>({p.rows, p.d_model}, true);
+  p.weight = args.input<float>({p.d_model}, true);
   p.eps = args.float32();
-  p.y = args.output<float>(p.rows * p.d_model);
-  p.residual_out = args.output<float>(p.rows * p.d_model, true);
+  p.y = args.output<float>({p.rows, p.d_model});
+  p.residual_out = args.output<float>({p.rows, p.d_model}, true);
   return args.ok() ? args.finish(device->rms_norm_fwd(p)) : nullptr;
 }
 
@@ -133,13 +133,13 @@ napi_value rms_norm_bwd(napi_env env, napi_callback_info info) {
   RmsNormBwdParams p{};
   p.rows = args.size();
   p.d_model = args.size();
-  p.s = args.input<float>(p.rows * p.d_model);
-  p.weight = args.input<float>(p.d_model, true);
+  p.s = args.input<float>({p.rows, p.d_model});
+  p.weight = args.input<float>({p.d_model}, true);
   p.eps = args.float32();
-  p.dy = args.input<float>(p.rows * p.d_model);
-  p.dresidual_out = args.input<float>(p.rows * p.d_model, true);
-  p.ds = args.output<float>(p.rows * p.d_model);
-  p.dweight = args.output<float>(p.d_model, true);
+  p.dy = args.input<float>({p.rows, p.d_model});
+  p.dresidual_out = args.input<float>({p.rows, p.d_model}, true);
+  p.ds = args.output<float>({p.rows, p.d_model});
+  p.dweight = args.output<float>({p.d_model}, true);
   return args.ok() ? args.finish(device->rms_norm_bwd(p)) : nullptr;
 }
 
@@ -149,9 +149,9 @@ void read_lora_linear_inputs(Arguments& args, LoraLinearInputs& p, bool x_option
   p.r = args.size();
   p.x = args.input_rows(p.rows, in, &p.x_row_stride, x_optional);
   p.W = args.weight(out, in);
-  p.bias = args.input<float>(out, true);
-  p.lora_A = args.input<float>(p.r * in, p.r == 0);
-  p.lora_B = args.input<float>(out * p.r, p.r == 0);
+  p.bias = args.input<float>({out}, true);
+  p.lora_A = args.input<float>({p.r, in}, p.r == 0);
+  p.lora_B = args.input<float>({out, p.r}, p.r == 0);
   p.scaling = args.float32();
   p.dropout = args.float32();
   p.seed = args.uint64();
@@ -163,8 +163,8 @@ napi_value lora_linear_fwd(napi_env env, napi_callback_info info) {
   const DeviceApi* device = args.device();
   LoraLinearFwdParams p{};
   read_lora_linear_inputs(args, p, false);
-  p.y = args.output<float>(p.rows * p.W.rows);
-  p.xa = args.output<float>(p.rows * p.r, p.r == 0);
+  p.y = args.output<float>({p.rows, p.W.rows});
+  p.xa = args.output<float>({p.rows, p.r}, p.r == 0);
   return args.ok() ? args.finish(device->lora_linear_fwd(p)) : nullptr;
 }
 
@@ -174,13 +174,13 @@ napi_value lora_linear_bwd(napi_env env, napi_callback_info info) {
   LoraLinearBwdParams p{};
   read_lora_linear_inputs(args, p, true);
   const int64_t out = p.W.rows, in = p.W.cols;
-  p.xa = args.input<float>(p.rows * p.r, p.r == 0);
-  p.dy = args.input<float>(p.rows * out);
-  p.dx = args.output<float>(p.rows * in, true);
-  p.dlora_A = args.output<float>(p.r * in, true);
-  p.dlora_B = args.output<float>(out * p.r, true);
-  p.dW = args.output<float>(out * in, true);
-  p.dbias = args.output<float>(out, true);
+  p.xa = args.input<float>({p.rows, p.r}, p.r == 0);
+  p.dy = args.input<float>({p.rows, out});
+  p.dx = args.output<float>({p.rows, in}, true);
+  p.dlora_A = args.output<float>({p.r, in}, true);
+  p.dlora_B = args.output<float>({out, p.r}, true);
+  p.dW = args.output<float>({out, in}, true);
+  p.dbias = args.output<float>({out}, true);
   if (args.ok() && !p.x && (p.dlora_A || p.dW)) args.fail("lora_linear: x is needed for the gradients of lora_A and W");
   return args.ok() ? args.finish(device->lora_linear_bwd(p)) : nullptr;
 }
@@ -190,10 +190,10 @@ void read_lora_embedding_inputs(Arguments& args, LoraEmbeddingInputs& p) {
   p.vocab_size = args.size();
   p.d_model = args.size();
   p.r = args.size();
-  p.ids = args.input<int32_t>(p.rows);
-  p.W = args.input<float>(p.vocab_size * p.d_model);
-  p.lora_A = args.input<float>(p.r * p.vocab_size, p.r == 0);
-  p.lora_B = args.input<float>(p.d_model * p.r, p.r == 0);
+  p.ids = args.input<int32_t>({p.rows});
+  p.W = args.input<float>({p.vocab_size, p.d_model});
+  p.lora_A = args.input<float>({p.r, p.vocab_size}, p.r == 0);
+  p.lora_B = args.input<float>({p.d_model, p.r}, p.r == 0);
   p.scaling = args.float32();
 }
 
@@ -202,7 +202,7 @@ napi_value lora_embedding_fwd(napi_env env, napi_callback_info info) {
   const DeviceApi* device = args.device();
   LoraEmbeddingFwdParams p{};
   read_lora_embedding_inputs(args, p);
-  p.out = args.output<float>(p.rows * p.d_model);
+  p.out = args.output<float>({p.rows, p.d_model});
   return args.ok() ? args.finish(device->lora_embedding_fwd(p)) : nullptr;
 }
 
@@ -211,10 +211,10 @@ napi_value lora_embedding_bwd(napi_env env, napi_callback_info info) {
   const DeviceApi* device = args.device();
   LoraEmbeddingBwdParams p{};
   read_lora_embedding_inputs(args, p);
-  p.dout = args.input<float>(p.rows * p.d_model);
-  p.dlora_A = args.output<float>(p.r * p.vocab_size, true);
-  p.dlora_B = args.output<float>(p.d_model * p.r, true);
-  p.dW = args.output<float>(p.vocab_size * p.d_model, true);
+  p.dout = args.input<float>({p.rows, p.d_model});
+  p.dlora_A = args.output<float>({p.r, p.vocab_size}, true);
+  p.dlora_B = args.output<float>({p.d_model, p.r}, true);
+  p.dW = args.output<float>({p.vocab_size, p.d_model}, true);
   return args.ok() ? args.finish(device->lora_embedding_bwd(p)) : nullptr;
 }
 
@@ -225,13 +225,13 @@ napi_value linear_cross_entropy(napi_env env, napi_callback_info info) {
   p.rows = args.size();
   p.d_model = args.size();
   const int64_t vocab_size = args.size();
-  p.hidden = args.input<float>(p.rows * p.d_model);
+  p.hidden = args.input<float>({p.rows, p.d_model});
   p.W = args.weight(vocab_size, p.d_model);
-  p.labels = args.input<int32_t>(p.rows);
-  p.loss_sum = args.output<float>(1);
-  p.count = args.output<float>(1);
-  p.dhidden = args.output<float>(p.rows * p.d_model, true);
-  p.dW = args.output<float>(vocab_size * p.d_model, true);
+  p.labels = args.input<int32_t>({p.rows});
+  p.loss_sum = args.output<float>({1});
+  p.count = args.output<float>({1});
+  p.dhidden = args.output<float>({p.rows, p.d_model}, true);
+  p.dW = args.output<float>({vocab_size, p.d_model}, true);
   return args.ok() ? args.finish(device->linear_cross_entropy(p)) : nullptr;
 }
 
@@ -271,7 +271,7 @@ napi_value global_norm(napi_env env, napi_callback_info info) {
   GlobalNormParams p{};
   const std::vector<int64_t> sizes = size_list(args, &p.count);
   const uint32_t* gradients = handle_list(args, p.count);
-  p.norm = args.output<float>(1);
+  p.norm = args.output<float>({1});
   if (!args.ok()) return nullptr;
   const std::vector<float*> grad = float_buffers(args, device, gradients, p.count, sizes.data(), false);
   p.grad = grad.data();
@@ -293,7 +293,7 @@ napi_value adamw_step(napi_env env, napi_callback_info info) {
   p.beta2 = args.float32();
   p.eps = args.float32();
   p.step = args.size();
-  p.grad_norm = args.input<float>(1, true);
+  p.grad_norm = args.input<float>({1}, true);
   p.max_grad_norm = args.float32();
   if (!args.ok()) return nullptr;
   const std::vector<float*> param = float_buffers(args, device, lists[0], p.count, sizes.data(), true);

@@ -13,44 +13,63 @@ namespace {
 int64_t element_size(DType dtype) { return dtype == DType::kBool ? 1 : 4; }
 
 DType read_dtype(Arguments& args) {
-  const int32_t value = args.int32();
-  if (value < 0 || value > static_cast<int32_t>(DType::kBool)) args.fail("native call with an unknown dtype");
+  const uint32_t value = args.uint32();
+  if (value > static_cast<uint32_t>(DType::kBool)) args.fail("native call with an unknown dtype");
   return static_cast<DType>(value);
 }
 
+// A member of an op enum whose last is `last`.
+template <class Op>
+Op read_op(Arguments& args, Op last) {
+  const uint32_t value = args.uint32();
+  if (value > static_cast<uint32_t>(last)) args.fail("native call with an unknown op");
+  return static_cast<Op>(value);
+}
+
 const void* input_of(Arguments& args, DType dtype, int64_t count) {
-  return element_size(dtype) == 1 ? static_cast<const void*>(args.input<uint8_t>(count)) : args.input<float>(count);
+  return element_size(dtype) == 1 ? static_cast<const void*>(args.input<uint8_t>({count})) : args.input<float>({count});
 }
 
 void* output_of(Arguments& args, DType dtype, int64_t count) {
-  return element_size(dtype) == 1 ? static_cast<void*>(args.output<uint8_t>(count)) : args.output<float>(count);
+  return element_size(dtype) == 1 ? static_cast<void*>(args.output<uint8_t>({count})) : args.output<float>({count});
 }
 
 // An Int32Array of `rank` numbers into int64 slots.
-void read_dims(Arguments& args, int32_t rank, int64_t* dims) {
+void read_strides(Arguments& args, int32_t rank, int64_t* strides) {
   int64_t length = 0;
   const int32_t* values = args.int32_array(&length);
   if (args.ok() && length != rank) args.fail("native call with a shape of the wrong rank");
-  for (int32_t i = 0; args.ok() && i < rank; i++) dims[i] = values[i];
+  for (int32_t i = 0; args.ok() && i < rank; i++) strides[i] = values[i];
+}
+
+void read_dims(Arguments& args, int32_t rank, int64_t* dims) {
+  read_strides(args, rank, dims);
+  for (int32_t i = 0; args.ok() && i < rank; i++) {
+    if (dims[i] < 0) args.fail("native call with a negative dimension");
+  }
 }
 
 int32_t read_rank(Arguments& args) {
-  const auto rank = static_cast<int32_t>(args.size());
+  const int64_t rank = args.size();
   if (args.ok() && rank > kMaxRank) args.fail("native call with a tensor of rank over 6");
-  return args.ok() ? rank : 0;
+  return args.ok() ? static_cast<int32_t>(rank) : 0;
 }
 
 int64_t product(const int64_t* dims, int32_t rank) {
   int64_t size = 1;
-  for (int32_t i = 0; i < rank; i++) size *= dims[i];
+  for (int32_t i = 0; i < rank; i++) size = product_of({size, dims[i]});
   return size;
 }
 
-// One past the highest and the lowest element that a strided walk touches, relative to its base.
+// One past the highest and the lowest element that a strided walk touches, relative to its base. Dimensions and strides come from
+// 32 bits, so that each term fits; at most six of them are added.
 void extent(const int64_t* dims, const int64_t* strides, int32_t rank, int64_t* low, int64_t* high) {
   *low = 0;
   *high = product(dims, rank) > 0 ? 1 : 0;
-  for (int32_t i = 0; i < rank && *high > 0; i++) (strides[i] < 0 ? *low : *high) += strides[i] * (dims[i] - 1);
+  for (int32_t i = 0; i < rank && *high > 0; i++) {
+    int64_t& end = strides[i] < 0 ? *low : *high;
+    if (__builtin_add_overflow(end, strides[i] * (dims[i] - 1), &end)) end = strides[i] < 0 ? INT64_MIN : INT64_MAX;
+  }
 }
 
 bool writes_bool(UnaryOp op) {
@@ -61,7 +80,7 @@ napi_value unary(napi_env env, napi_callback_info info) {
   Arguments args(env, info);
   const DeviceApi* device = args.device();
   UnaryParams p{};
-  p.op = static_cast<UnaryOp>(args.int32());
+  p.op = read_op(args, UnaryOp::kLogicalNot);
   p.dtype = read_dtype(args);
   p.size = args.size();
   p.x = input_of(args, p.dtype, p.size);
@@ -73,16 +92,17 @@ napi_value binary(napi_env env, napi_callback_info info) {
   Arguments args(env, info);
   const DeviceApi* device = args.device();
   BinaryParams p{};
-  p.op = static_cast<BinaryOp>(args.int32());
+  p.op = read_op(args, BinaryOp::kLogicalOr);
   p.dtype = read_dtype(args);
   p.rank = read_rank(args);
   read_dims(args, p.rank, p.dims);
-  read_dims(args, p.rank, p.a_strides);
-  read_dims(args, p.rank, p.b_strides);
+  read_strides(args, p.rank, p.a_strides);
+  read_strides(args, p.rank, p.b_strides);
   if (!args.ok()) return nullptr;
-  int64_t low = 0, a_high = 0, b_high = 0;
-  extent(p.dims, p.a_strides, p.rank, &low, &a_high);
-  extent(p.dims, p.b_strides, p.rank, &low, &b_high);
+  int64_t a_low = 0, b_low = 0, a_high = 0, b_high = 0;
+  extent(p.dims, p.a_strides, p.rank, &a_low, &a_high);
+  extent(p.dims, p.b_strides, p.rank, &b_low, &b_high);
+  if (a_low < 0 || b_low < 0) args.fail("native call with a negative stride");
   p.a = input_of(args, p.dtype, a_high);
   p.b = input_of(args, p.dtype, b_high);
   p.out = output_of(args, p.op >= BinaryOp::kEqual ? DType::kBool : p.dtype, product(p.dims, p.rank));
@@ -96,7 +116,7 @@ napi_value select(napi_env env, napi_callback_info info) {
   const DType dtype = read_dtype(args);
   p.size = args.size();
   p.element_size = static_cast<int32_t>(element_size(dtype));
-  p.condition = args.input<uint8_t>(p.size);
+  p.condition = args.input<uint8_t>({p.size});
   p.a = input_of(args, dtype, p.size);
   p.b = input_of(args, dtype, p.size);
   p.out = output_of(args, dtype, p.size);
@@ -107,14 +127,14 @@ napi_value reduce(napi_env env, napi_callback_info info) {
   Arguments args(env, info);
   const DeviceApi* device = args.device();
   ReduceParams p{};
-  p.op = static_cast<ReduceOp>(args.int32());
+  p.op = read_op(args, ReduceOp::kAll);
   p.dtype = read_dtype(args);
   p.outer = args.size();
   p.length = args.size();
   p.inner = args.size();
-  p.x = input_of(args, p.dtype, p.outer * p.length * p.inner);
+  p.x = input_of(args, p.dtype, product_of({p.outer, p.length, p.inner}));
   const bool index = p.op == ReduceOp::kArgMax || p.op == ReduceOp::kArgMin;
-  p.out = output_of(args, index ? DType::kInt32 : p.dtype, p.outer * p.inner);
+  p.out = output_of(args, index ? DType::kInt32 : p.dtype, product_of({p.outer, p.inner}));
   return args.ok() ? args.finish(device->reduce(p)) : nullptr;
 }
 
@@ -128,8 +148,8 @@ napi_value cumsum(napi_env env, napi_callback_info info) {
   p.inner = args.size();
   p.exclusive = args.boolean();
   p.reverse = args.boolean();
-  p.x = input_of(args, p.dtype, p.outer * p.length * p.inner);
-  p.out = output_of(args, p.dtype, p.outer * p.length * p.inner);
+  p.x = input_of(args, p.dtype, product_of({p.outer, p.length, p.inner}));
+  p.out = output_of(args, p.dtype, product_of({p.outer, p.length, p.inner}));
   return args.ok() ? args.finish(device->cumsum(p)) : nullptr;
 }
 
@@ -146,9 +166,9 @@ napi_value matmul(napi_env env, napi_callback_info info) {
   p.transpose_a = args.boolean();
   p.transpose_b = args.boolean();
   const int64_t last = p.batch > 0 ? p.batch - 1 : 0;
-  p.a = args.input<float>(last * p.a_batch_stride + p.m * p.k);
-  p.b = args.input<float>(last * p.b_batch_stride + p.k * p.n);
-  p.out = args.output<float>(p.batch * p.m * p.n);
+  p.a = args.input<float>({sum_of(product_of({last, p.a_batch_stride}), product_of({p.m, p.k}))});
+  p.b = args.input<float>({sum_of(product_of({last, p.b_batch_stride}), product_of({p.k, p.n}))});
+  p.out = args.output<float>({p.batch, p.m, p.n});
   return args.ok() ? args.finish(device->matmul(p)) : nullptr;
 }
 
@@ -161,8 +181,8 @@ napi_value strided_copy(napi_env env, napi_callback_info info) {
   p.element_size = static_cast<int32_t>(element_size(dtype));
   p.rank = read_rank(args);
   read_dims(args, p.rank, p.dims);
-  read_dims(args, p.rank, p.src_strides);
-  read_dims(args, p.rank, p.dst_strides);
+  read_strides(args, p.rank, p.src_strides);
+  read_strides(args, p.rank, p.dst_strides);
   if (!args.ok()) return nullptr;
   int64_t src_low = 0, src_high = 0, dst_low = 0, dst_high = 0;
   extent(p.dims, p.src_strides, p.rank, &src_low, &src_high);
@@ -173,8 +193,8 @@ napi_value strided_copy(napi_env env, napi_callback_info info) {
   const int64_t dst_offset = args.size();
   if (!args.ok()) return nullptr;
   const auto inside = [&](const Buffer* buffer, int64_t offset, int64_t low, int64_t high) {
-    return buffer->device == device && offset + low >= 0 &&
-           static_cast<uint64_t>(offset + high) <= buffer->bytes / static_cast<uint64_t>(p.element_size);
+    return buffer->device == device && low >= -offset &&
+           static_cast<uint64_t>(sum_of(offset, high)) <= buffer->bytes / static_cast<uint64_t>(p.element_size);
   };
   if (!inside(src, src_offset, src_low, src_high) || !inside(dst, dst_offset, dst_low, dst_high)) {
     args.fail("native copy outside a buffer");
@@ -196,9 +216,9 @@ napi_value gather(napi_env env, napi_callback_info info) {
   p.length = args.size();
   p.inner = args.size();
   p.count = args.size();
-  p.x = input_of(args, dtype, p.outer * p.length * p.inner);
-  p.indices = args.input<int32_t>(p.count);
-  p.out = output_of(args, dtype, p.outer * p.count * p.inner);
+  p.x = input_of(args, dtype, product_of({p.outer, p.length, p.inner}));
+  p.indices = args.input<int32_t>({p.count});
+  p.out = output_of(args, dtype, product_of({p.outer, p.count, p.inner}));
   return args.ok() ? args.finish(device->gather(p)) : nullptr;
 }
 
@@ -210,9 +230,9 @@ napi_value scatter_add(napi_env env, napi_callback_info info) {
   p.length = args.size();
   p.inner = args.size();
   p.count = args.size();
-  p.x = args.input<float>(p.outer * p.count * p.inner);
-  p.indices = args.input<int32_t>(p.count);
-  p.out = args.output<float>(p.outer * p.length * p.inner);
+  p.x = args.input<float>({p.outer, p.count, p.inner});
+  p.indices = args.input<int32_t>({p.count});
+  p.out = args.output<float>({p.outer, p.length, p.inner});
   return args.ok() ? args.finish(device->scatter_add(p)) : nullptr;
 }
 
@@ -245,8 +265,8 @@ napi_value axpy(napi_env env, napi_callback_info info) {
   AxpyParams p{};
   p.size = args.size();
   p.alpha = args.float32();
-  p.x = args.input<float>(p.size);
-  p.y = args.output<float>(p.size);
+  p.x = args.input<float>({p.size});
+  p.y = args.output<float>({p.size});
   return args.ok() ? args.finish(device->axpy(p)) : nullptr;
 }
 
@@ -256,8 +276,8 @@ napi_value softmax(napi_env env, napi_callback_info info) {
   SoftmaxParams p{};
   p.rows = args.size();
   p.cols = args.size();
-  p.x = args.input<float>(p.rows * p.cols);
-  p.y = args.output<float>(p.rows * p.cols);
+  p.x = args.input<float>({p.rows, p.cols});
+  p.y = args.output<float>({p.rows, p.cols});
   return args.ok() ? args.finish(device->softmax(p)) : nullptr;
 }
 

@@ -26,13 +26,20 @@ struct Choice {
 Choice choose_isa() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  [[maybe_unused]] const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  [[maybe_unused]] const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const Isa levels[] = {{"avx512", avx512, &avx512::kernels}, {"avx2", avx2, &avx2::kernels}, {"portable", true, &portable::kernels}};
-#else
-  const Isa levels[] = {{"portable", true, &portable::kernels}};
 #endif
+  // An old compiler may lack an instruction set: build.mjs defines those whose kernels are linked in.
+  const Isa levels[] = {
+#if defined(MAMBATUNE_HAS_AVX512)
+      {"avx512", avx512, &avx512::kernels},
+#endif
+#if defined(MAMBATUNE_HAS_AVX2)
+      {"avx2", avx2, &avx2::kernels},
+#endif
+      {"portable", true, &portable::kernels},
+  };
   Choice choice{{}, ""};
   for (const Isa& level : levels) {
     if (!level.supported) continue;
@@ -46,7 +53,7 @@ Choice choose_isa() {
   }
   const bool known = std::strcmp(wanted, "avx512") == 0 || std::strcmp(wanted, "avx2") == 0;
   choice.warning = std::string(kIsaVariable) + " is '" + std::string(wanted).substr(0, 40) + "', " +
-                   (known ? "which this processor does not support" : "not one of avx512, avx2, portable") + "; using " +
+                   (known ? "which this processor does not support or this build lacks" : "not one of avx512, avx2, portable") + "; using " +
                    choice.isa.name;
   return choice;
 }

@@ -52,19 +52,19 @@ struct DotParams {
 void gemm_dot(const DotParams& params);
 
 // The pieces, for ops that keep a block of the product in cache. A block of a is packed in tiles of up to kTileRows rows, a
-// block of b in panels of kTileCols columns; a block's k must not exceed kMaxBlockK.
+// block of b in panels of kTileCols columns; a block's k must not exceed kMaxBlockK. Up to kMaxDotRows rows of a, gemm takes
+// gemm_dot where the layouts allow it.
 #if defined(__AVX512F__)
-constexpr int kTileRows = 14;
+constexpr int kTileRows = 14, kMaxDotRows = 32;
 #elif defined(__AVX2__)
-constexpr int kTileRows = 6;
+constexpr int kTileRows = 6, kMaxDotRows = 8;
 #elif defined(__aarch64__)
-constexpr int kTileRows = 8;
+constexpr int kTileRows = 8, kMaxDotRows = 8;
 #else
-constexpr int kTileRows = 6;
+constexpr int kTileRows = 6, kMaxDotRows = 8;
 #endif
 constexpr int kTileCols = 2 * kWidth;
 constexpr int64_t kMaxBlockK = 320;
-constexpr int64_t kMaxDotRows = 32;  // up to this many rows of a, gemm takes gemm_dot where the layouts allow
 
 int64_t packed_a_floats(int64_t rows);             // of a block of that many rows, any k
 int64_t packed_b_floats(int64_t cols, int64_t k);  // of a block of k x cols

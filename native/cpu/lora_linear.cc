@@ -12,6 +12,8 @@ namespace mambatune {
 namespace MAMBATUNE_ISA {
 namespace {
 
+typedef uint32_t UnsignedVec __attribute__((vector_size(kWidth * 4)));
+
 constexpr int64_t kDroppedFloats = int64_t{1} << 20;  // of dropout(x) at a time: 4 MiB
 
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -20,19 +22,29 @@ inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 // to start at `row` and may be the same.
 void apply_dropout(const LoraLinearInputs& in, int64_t row, int64_t rows, int64_t cols, const float* from, int64_t from_stride,
                    float* to, int64_t to_stride) {
-  // uniform >= p, over the integers that stand for uniform * 2^32.
-  const uint64_t threshold = static_cast<uint64_t>(std::ceil(static_cast<double>(in.dropout) * 4294967296.0));
+  // uniform >= p, over the integers that stand for uniform * 2^32; p < 1 - 2^-25 keeps it below 2^32.
+  const uint32_t threshold = static_cast<uint32_t>(std::ceil(static_cast<double>(in.dropout) * 4294967296.0));
   const float scale = static_cast<float>(1.0 / (1.0 - static_cast<double>(in.dropout)));
   parallel_for(rows, [&](int64_t i, int) {
-    constexpr int64_t kCount = 4 * kPhiloxCounters;
+    constexpr int64_t kBatch = 4 * kPhiloxCounters, kCount = 4 * kBatch;
+    uint32_t random[kCount];
+    const float* x = from + i * from_stride;
+    float* y = to + i * to_stride;
     const int64_t first = (row + i) * cols;
     int64_t group = first / 4 * 4;  // element number of random[0]
-    uint32_t random[kCount];
     for (int64_t j = 0; j < cols; group += kCount) {
-      philox(in.seed, in.offset, static_cast<uint64_t>(group / 4), random);
       const int64_t end = min(cols, group + kCount - first);
+      for (int64_t e = group; e < first + end; e += kBatch) {
+        philox(in.seed, in.offset, static_cast<uint64_t>(e / 4), random + (e - group));
+      }
       const uint32_t* row_random = random - (group - first);
-      for (; j < end; ++j) to[i * to_stride + j] = row_random[j] >= threshold ? from[i * from_stride + j] * scale : 0.0f;
+      for (; j + kWidth <= end; j += kWidth) {
+        UnsignedVec uniform;
+        memcpy(&uniform, row_random + j, sizeof uniform);
+        const IntVec keep = (IntVec)(uniform >= threshold);
+        store(y + j, load(x + j) * as_float(keep & as_int(broadcast(scale))));
+      }
+      for (; j < end; ++j) y[j] = x[j] * (row_random[j] >= threshold ? scale : 0.0f);
     }
   });
 }

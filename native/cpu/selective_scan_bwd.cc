@@ -16,12 +16,11 @@ namespace mambatune {
 namespace MAMBATUNE_ISA {
 namespace {
 
-constexpr int kVectorBlock = kWidth == 16 ? 4 : 2;                 // vectors walked together with kStateBlock states each
-constexpr int64_t kBlockVectors = 128 / kWidth;                    // vectors of a task's channel block
-constexpr int64_t kPartialFloats = 4 << 20;                        // aim for the sums over blocks that wait to be added
-constexpr int64_t kColumn = static_cast<int64_t>(kChunk) * kWidth;  // one value per step and channel of a vector
+constexpr int kVectorBlock = kWidth == 16 ? 4 : 2;  // vectors walked together with kStateBlock states each
+constexpr int64_t kBlockVectors = 128 / kWidth;    // vectors of a task's channel block
+constexpr int64_t kPartialFloats = 4 << 20;        // aim for the sums over blocks that wait to be added
 
-// The columns kept per vector of channels during a chunk.
+// What is kept per step and vector of channels during a chunk.
 enum Column { kDelta, kInput, kDy, kY, kGradInput, kGradDelta, kSlope, kGate, kColumns };
 
 struct Plan {
@@ -34,8 +33,9 @@ struct Plan {
   float* partial_bias;  // [batch, vectors, kWidth]
 
   int64_t task_floats() const {
-    return kBlockVectors * 2 * shape.state_floats() + 2 * kChunk * shape.state_floats() + kVectorBlock * kColumns * kColumn +
-           2 * kVectorBlock * kStateBlock * kColumn + kVectorBlock * shape.state_floats() + 2 * kChunk * shape.states;
+    return kBlockVectors * (2 * shape.state_floats() + 2 * kWidth + kColumns * kChunk * kWidth) +
+           2 * kChunk * shape.state_floats() + 2 * kVectorBlock * kStateBlock * kChunk * kWidth +
+           kVectorBlock * shape.state_floats() + 2 * kChunk * shape.states;
   }
 };
 
@@ -44,7 +44,7 @@ struct Block {
   const Plan& plan;
   int64_t batch, slab_batch, block, first_vector;
   int vectors;
-  float *A, *carry, *sum_B, *sum_C, *columns, *decay, *before, *start, *B_padded, *C_padded;
+  float *A, *carry, *bias, *skip, *columns, *sum_B, *sum_C, *decay, *before, *start, *B_padded, *C_padded;
 
   Block(const Plan& the_plan, int64_t b, int64_t in_slab, int64_t index, float* memory)
       : plan(the_plan), batch(b), slab_batch(in_slab), block(index), first_vector(index * kBlockVectors) {
@@ -53,17 +53,28 @@ struct Block {
     vectors = static_cast<int>(left < kBlockVectors ? left : kBlockVectors);
     A = memory;
     carry = A + kBlockVectors * shape.state_floats();
-    sum_B = carry + kBlockVectors * shape.state_floats();
+    bias = carry + kBlockVectors * shape.state_floats();
+    skip = bias + kBlockVectors * kWidth;
+    columns = skip + kBlockVectors * kWidth;
+    sum_B = columns + kBlockVectors * kColumns * kChunk * kWidth;
     sum_C = sum_B + kChunk * shape.state_floats();
-    columns = sum_C + kChunk * shape.state_floats();
-    decay = columns + kVectorBlock * kColumns * kColumn;
-    before = decay + kVectorBlock * kStateBlock * kColumn;
-    start = before + kVectorBlock * kStateBlock * kColumn;
+    decay = sum_C + kChunk * shape.state_floats();
+    before = decay + kVectorBlock * kStateBlock * kChunk * kWidth;
+    start = before + kVectorBlock * kStateBlock * kChunk * kWidth;
     B_padded = start + kVectorBlock * shape.state_floats();
     C_padded = B_padded + kChunk * shape.states;
   }
 
-  float* column(int v, Column which) const { return columns + (v * kColumns + which) * kColumn; }
+  // Of the vectors walked together, what one step needs lies together: apart, it would compete for the same sets of the
+  // cache.
+  MAMBATUNE_INLINE float* column(int64_t t, int64_t v, Column which) const {
+    const int64_t pair = v / kVectorBlock, place = v % kVectorBlock;
+    return columns + (((pair * kChunk + t) * kVectorBlock + place) * kColumns + which) * kWidth;
+  }
+
+  // Sums for dB or dC of states n .. n + kStateBlock at step t.
+  MAMBATUNE_INLINE float* sums(float* of, int64_t t, int64_t n) const { return of + (n * kChunk + t * kStateBlock) * kWidth; }
+
   int lanes(int64_t v) const { return lanes_of(plan.p.d_inner, first_vector + v); }
   int64_t channel(int64_t v) const { return (first_vector + v) * kWidth; }
   int64_t state_row(int64_t v) const { return (batch * plan.p.d_inner + channel(v)) * plan.p.d_state; }
@@ -77,74 +88,90 @@ struct Chunk {
   const bool* resets;
 };
 
-// Fills the columns of vector `vector` of the block, at place v of the group walked together.
-void prepare(const Block& block, const Chunk& chunk, int64_t vector, int v) {
-  const SelectiveScanBwdParams& p = block.plan.p;
-  const int lanes = block.lanes(vector);
-  const int64_t channel = block.channel(vector);
-  const Vec bias = p.delta_bias ? load_lanes(p.delta_bias + channel, lanes) : Vec{};
-  const Vec skip = p.D ? load_lanes(p.D + channel, lanes) : Vec{};
+// Fills the columns.
+void prepare(const Block& block, const Chunk& chunk) {
+  const SelectiveScanBwdParams p = block.plan.p;
+  const int64_t first = block.channel(0);
+  const int vectors = block.vectors, last_lanes = block.lanes(vectors - 1);
   for (int64_t t = 0; t < chunk.steps; ++t) {
-    const int64_t row = chunk.row + t, at = t * kWidth;
-    const Vec raw = load_lanes(p.delta + row * p.delta_row_stride + channel, lanes) + bias;
-    const Vec u = load_lanes(p.u + row * p.u_row_stride + channel, lanes);
-    Vec dy = load_lanes(p.dout + row * p.d_inner + channel, lanes);
-    Vec step = raw, slope = broadcast(1.0f);
-    if (p.delta_softplus) {
-      const Vec tail = exp(-abs(raw));  // softplus and its slope, the sigmoid, from one exponential
-      const Vec small = 1.0f / (1.0f + tail);
-      slope = raw > kSoftplusThreshold ? slope : (raw < 0.0f ? tail * small : small);
-      step = raw > kSoftplusThreshold ? raw : clamp_below(0.0f, raw) + log1p_unit(tail);
+    const int64_t row = chunk.row + t;
+    const float *delta = p.delta + row * p.delta_row_stride + first, *u = p.u + row * p.u_row_stride + first;
+    const float *dout = p.dout + row * p.d_inner + first, *z = p.z ? p.z + row * p.z_row_stride + first : nullptr;
+    for (int v = 0; v < vectors; ++v) {
+      const int lanes = v + 1 < vectors ? kWidth : last_lanes;
+      prefetch_read(delta + kAhead * p.delta_row_stride + v * kWidth);
+      prefetch_read(u + kAhead * p.u_row_stride + v * kWidth);
+      prefetch_read(dout + kAhead * p.d_inner + v * kWidth);
+      if (z) prefetch_read(z + kAhead * p.z_row_stride + v * kWidth);
+      const Vec raw = load_lanes(delta + v * kWidth, lanes) + load(block.bias + v * kWidth);
+      const Vec input = load_lanes(u + v * kWidth, lanes);
+      Vec dy = load_lanes(dout + v * kWidth, lanes);
+      Vec step = raw, slope = broadcast(1.0f);
+      if (p.delta_softplus) {
+        const Vec tail = exp(-abs(raw));  // softplus and its slope, the sigmoid, from one exponential
+        const Vec small = 1.0f / (1.0f + tail);
+        slope = raw > kSoftplusThreshold ? slope : (raw < 0.0f ? tail * small : small);
+        step = raw > kSoftplusThreshold ? raw : clamp_below(0.0f, raw) + log1p_unit(tail);
+      }
+      if (z) {
+        const Vec z_t = load_lanes(z + v * kWidth, lanes), gate = sigmoid(z_t);
+        store(block.column(t, v, kGate), gate);
+        dy *= z_t * gate;
+      }
+      store(block.column(t, v, kDelta), step);
+      store(block.column(t, v, kInput), step * input);
+      store(block.column(t, v, kDy), dy);
+      store(block.column(t, v, kY), load(block.skip + v * kWidth) * input);
+      store(block.column(t, v, kGradInput), Vec{});
+      store(block.column(t, v, kGradDelta), Vec{});
+      store(block.column(t, v, kSlope), slope);
     }
-    if (p.z) {
-      const Vec z = load_lanes(p.z + row * p.z_row_stride + channel, lanes);
-      const Vec gate = sigmoid(z);
-      store(block.column(v, kGate) + at, gate);
-      dy *= z * gate;
-    }
-    store(block.column(v, kDelta) + at, step);
-    store(block.column(v, kInput) + at, step * u);
-    store(block.column(v, kDy) + at, dy);
-    store(block.column(v, kY) + at, skip * u);
-    store(block.column(v, kGradInput) + at, Vec{});
-    store(block.column(v, kGradDelta) + at, Vec{});
-    store(block.column(v, kSlope) + at, slope);
   }
 }
 
-// Writes du, ddelta and dz of one vector of channels from its columns, and the sums over time.
-void finish(const Block& block, const Chunk& chunk, int64_t vector, int v) {
-  const SelectiveScanBwdParams& p = block.plan.p;
-  const int lanes = block.lanes(vector);
-  const int64_t channel = block.channel(vector), sums = block.vector_row(vector) * kWidth;
-  const Vec skip = p.D ? load_lanes(p.D + channel, lanes) : Vec{};
-  Vec sum_D = {}, sum_bias = {};
+// Writes du, ddelta and dz from the columns, and adds to the sums over time.
+void finish(const Block& block, const Chunk& chunk) {
+  const SelectiveScanBwdParams p = block.plan.p;
+  const int64_t first = block.channel(0);
+  const int vectors = block.vectors, last_lanes = block.lanes(vectors - 1);
+  Vec sum_D[kBlockVectors] = {}, sum_bias[kBlockVectors] = {};
   for (int64_t t = 0; t < chunk.steps; ++t) {
-    const int64_t row = chunk.row + t, at = t * kWidth;
-    const Vec u = load_lanes(p.u + row * p.u_row_stride + channel, lanes);
-    const Vec dy = load(block.column(v, kDy) + at), grad_input = load(block.column(v, kGradInput) + at);
-    const Vec du = grad_input * load(block.column(v, kDelta) + at) + skip * dy;
-    const Vec ddelta =
-        (grad_input * u + kLn2 * load(block.column(v, kGradDelta) + at)) * load(block.column(v, kSlope) + at);
-    store_lanes(p.du + row * p.du_row_stride + channel, du, lanes);
-    store_lanes(p.ddelta + row * p.ddelta_row_stride + channel, ddelta, lanes);
-    sum_D += dy * u;
-    sum_bias += ddelta;
-    if (p.z) {
-      const Vec z = load_lanes(p.z + row * p.z_row_stride + channel, lanes);
-      const Vec dout = load_lanes(p.dout + row * p.d_inner + channel, lanes), gate = load(block.column(v, kGate) + at);
-      const Vec dz = dout * load(block.column(v, kY) + at) * gate * (1.0f + z * (1.0f - gate));
-      store_lanes(p.dz + row * p.dz_row_stride + channel, dz, lanes);
+    const int64_t row = chunk.row + t;
+    const float *u = p.u + row * p.u_row_stride + first, *dout = p.dout + row * p.d_inner + first;
+    float *du = p.du + row * p.du_row_stride + first, *ddelta = p.ddelta + row * p.ddelta_row_stride + first;
+    for (int v = 0; v < vectors; ++v) {
+      const int lanes = v + 1 < vectors ? kWidth : last_lanes;
+      const int64_t c = v * kWidth;
+      prefetch_write(du + kAhead * p.du_row_stride + c);
+      prefetch_write(ddelta + kAhead * p.ddelta_row_stride + c);
+      const Vec input = load_lanes(u + c, lanes), dy = load(block.column(t, v, kDy));
+      const Vec grad_input = load(block.column(t, v, kGradInput));
+      const Vec grad_delta =
+          (grad_input * input + kLn2 * load(block.column(t, v, kGradDelta))) * load(block.column(t, v, kSlope));
+      store_lanes(du + c, grad_input * load(block.column(t, v, kDelta)) + load(block.skip + c) * dy, lanes);
+      store_lanes(ddelta + c, grad_delta, lanes);
+      sum_D[v] += dy * input;
+      sum_bias[v] += grad_delta;
+      if (p.z) {
+        const Vec z = load_lanes(p.z + row * p.z_row_stride + first + c, lanes), gate = load(block.column(t, v, kGate));
+        const Vec dz = load_lanes(dout + c, lanes) * load(block.column(t, v, kY)) * gate * (1.0f + z * (1.0f - gate));
+        store_lanes(p.dz + row * p.dz_row_stride + first + c, dz, lanes);
+        prefetch_write(p.dz + (row + kAhead) * p.dz_row_stride + first + c);
+      }
     }
   }
-  if (p.dD) store(block.plan.partial_D + sums, load(block.plan.partial_D + sums) + sum_D);
-  if (p.ddelta_bias) store(block.plan.partial_bias + sums, load(block.plan.partial_bias + sums) + sum_bias);
+  float* partial_D = block.plan.partial_D + block.vector_row(0) * kWidth;
+  float* partial_bias = block.plan.partial_bias + block.vector_row(0) * kWidth;
+  for (int v = 0; v < vectors; ++v) {
+    store(partial_D + v * kWidth, load(partial_D + v * kWidth) + sum_D[v]);
+    store(partial_bias + v * kWidth, load(partial_bias + v * kWidth) + sum_bias[v]);
+  }
 }
 
 // Forward over the chunk for states n .. n + kStateBlock of Vectors vectors: keeps decay and the state before each step,
 // adds C . h to y and dy h to the sums for dC.
 template <int Vectors>
-void replay(const Block& block, const Chunk& chunk, int64_t n, const float* const (&A)[Vectors],
+void replay(const Block& block, const Chunk& chunk, int64_t vector, int64_t n, const float* const (&A)[Vectors],
             const float* const (&start)[Vectors]) {
   Vec h[Vectors][kStateBlock];
   MAMBATUNE_UNROLL
@@ -161,7 +188,7 @@ void replay(const Block& block, const Chunk& chunk, int64_t n, const float* cons
       }
     }
     const float *B = chunk.B.rows + t * chunk.B.stride + n, *C = chunk.C.rows + t * chunk.C.stride + n;
-    float* sum_C = block.sum_C + t * block.plan.shape.state_floats() + n * kWidth;
+    float* sum_C = block.sums(block.sum_C, t, n);
     float* decay = block.decay + t * Vectors * kStateBlock * kWidth;
     float* before = block.before + t * Vectors * kStateBlock * kWidth;
     Vec grad_C[kStateBlock];
@@ -169,9 +196,9 @@ void replay(const Block& block, const Chunk& chunk, int64_t n, const float* cons
     for (int i = 0; i < kStateBlock; ++i) grad_C[i] = load(sum_C + i * kWidth);
     MAMBATUNE_UNROLL
     for (int v = 0; v < Vectors; ++v) {
-      const Vec step = load(block.column(v, kDelta) + t * kWidth), x = load(block.column(v, kInput) + t * kWidth);
-      const Vec dy = load(block.column(v, kDy) + t * kWidth);
-      Vec y = load(block.column(v, kY) + t * kWidth);
+      const Vec step = load(block.column(t, vector + v, kDelta)), x = load(block.column(t, vector + v, kInput));
+      const Vec dy = load(block.column(t, vector + v, kDy));
+      Vec y = load(block.column(t, vector + v, kY));
       MAMBATUNE_UNROLL
       for (int i = 0; i < kStateBlock; ++i) {
         const Vec a = exp2(step * load(A[v] + i * kWidth));
@@ -181,7 +208,7 @@ void replay(const Block& block, const Chunk& chunk, int64_t n, const float* cons
         y += h[v][i] * C[i];
         grad_C[i] += dy * h[v][i];
       }
-      store(block.column(v, kY) + t * kWidth, y);
+      store(block.column(t, vector + v, kY), y);
     }
     MAMBATUNE_UNROLL
     for (int i = 0; i < kStateBlock; ++i) store(sum_C + i * kWidth, grad_C[i]);
@@ -190,7 +217,7 @@ void replay(const Block& block, const Chunk& chunk, int64_t n, const float* cons
 
 // The adjoint over the chunk, from its last step to its first, for the states replay() has kept.
 template <int Vectors, bool kWantA>
-void reverse(const Block& block, const Chunk& chunk, int64_t n, const float* const (&A)[Vectors],
+void reverse(const Block& block, const Chunk& chunk, int64_t vector, int64_t n, const float* const (&A)[Vectors],
              float* const (&carry)[Vectors], float* const (&grad_A)[Vectors]) {
   Vec g[Vectors][kStateBlock];
   MAMBATUNE_UNROLL
@@ -200,7 +227,7 @@ void reverse(const Block& block, const Chunk& chunk, int64_t n, const float* con
   }
   for (int64_t t = chunk.steps - 1; t >= 0; --t) {
     const float *B = chunk.B.rows + t * chunk.B.stride + n, *C = chunk.C.rows + t * chunk.C.stride + n;
-    float* sum_B = block.sum_B + t * block.plan.shape.state_floats() + n * kWidth;
+    float* sum_B = block.sums(block.sum_B, t, n);
     const float* decay = block.decay + t * Vectors * kStateBlock * kWidth;
     const float* before = block.before + t * Vectors * kStateBlock * kWidth;
     Vec grad_B[kStateBlock];
@@ -208,9 +235,9 @@ void reverse(const Block& block, const Chunk& chunk, int64_t n, const float* con
     for (int i = 0; i < kStateBlock; ++i) grad_B[i] = load(sum_B + i * kWidth);
     MAMBATUNE_UNROLL
     for (int v = 0; v < Vectors; ++v) {
-      const Vec dy = load(block.column(v, kDy) + t * kWidth), x = load(block.column(v, kInput) + t * kWidth);
-      Vec grad_input = load(block.column(v, kGradInput) + t * kWidth);
-      Vec grad_delta = load(block.column(v, kGradDelta) + t * kWidth);
+      const Vec dy = load(block.column(t, vector + v, kDy)), x = load(block.column(t, vector + v, kInput));
+      Vec grad_input = load(block.column(t, vector + v, kGradInput));
+      Vec grad_delta = load(block.column(t, vector + v, kGradDelta));
       MAMBATUNE_UNROLL
       for (int i = 0; i < kStateBlock; ++i) {
         g[v][i] += dy * C[i];
@@ -220,12 +247,12 @@ void reverse(const Block& block, const Chunk& chunk, int64_t n, const float* con
         const Vec product = g[v][i] * load(before + (v * kStateBlock + i) * kWidth);  // gradient of delta' * A
         grad_delta += product * load(A[v] + i * kWidth);
         if (kWantA) {
-          const Vec step = load(block.column(v, kDelta) + t * kWidth);
+          const Vec step = load(block.column(t, vector + v, kDelta));
           store(grad_A[v] + i * kWidth, load(grad_A[v] + i * kWidth) + product * step);
         }
       }
-      store(block.column(v, kGradInput) + t * kWidth, grad_input);
-      store(block.column(v, kGradDelta) + t * kWidth, grad_delta);
+      store(block.column(t, vector + v, kGradInput), grad_input);
+      store(block.column(t, vector + v, kGradDelta), grad_delta);
     }
     MAMBATUNE_UNROLL
     for (int i = 0; i < kStateBlock; ++i) store(sum_B + i * kWidth, grad_B[i]);
@@ -249,7 +276,6 @@ template <int Vectors>
 void walk(const Block& block, const Chunk& chunk, int64_t vector, const float* start) {
   const Plan& plan = block.plan;
   const int64_t floats = plan.shape.state_floats();
-  for (int v = 0; v < Vectors; ++v) prepare(block, chunk, vector + v, v);
   for (int64_t n = 0; n < plan.shape.states; n += kStateBlock) {
     const float *A[Vectors], *before[Vectors];
     float *carry[Vectors], *grad_A[Vectors];
@@ -259,21 +285,28 @@ void walk(const Block& block, const Chunk& chunk, int64_t vector, const float* s
       carry[v] = block.carry + (vector + v) * floats + n * kWidth;
       grad_A[v] = plan.partial_A ? plan.partial_A + block.vector_row(vector + v) * floats + n * kWidth : nullptr;
     }
-    replay<Vectors>(block, chunk, n, A, before);
+    replay<Vectors>(block, chunk, vector, n, A, before);
     if (plan.partial_A) {
-      reverse<Vectors, true>(block, chunk, n, A, carry, grad_A);
+      reverse<Vectors, true>(block, chunk, vector, n, A, carry, grad_A);
     } else {
-      reverse<Vectors, false>(block, chunk, n, A, carry, grad_A);
+      reverse<Vectors, false>(block, chunk, vector, n, A, carry, grad_A);
     }
   }
-  for (int v = 0; v < Vectors; ++v) finish(block, chunk, vector + v, v);
 }
 
-// sums over lanes of `count` vectors.
-void sum_vectors(const float* vectors, int64_t count, float* sums) {
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) store(sums + i, sum_lanes_of_each(vectors + i * kWidth));
-  for (; i < count; ++i) sums[i] = sum_lanes(load(vectors + i * kWidth));
+// The sums over lanes of one chunk's sums for dB or dC, to rows of 2 * states floats.
+void sum_block(const Block& block, float* of, int64_t steps, float* rows) {
+  const int64_t states = block.plan.shape.states;
+  constexpr int kSteps = kWidth / kStateBlock;  // whose sums one vector takes
+  for (int64_t n = 0; n < states; n += kStateBlock) {
+    for (int64_t t = 0; t < steps; t += kSteps) {
+      float sums[kWidth];
+      store(sums, sum_lanes_of_each(block.sums(of, t, n)));
+      for (int64_t i = 0; i < kSteps && t + i < steps; ++i) {
+        memcpy(rows + (t + i) * 2 * states + n, sums + i * kStateBlock, kStateBlock * sizeof(float));
+      }
+    }
+  }
 }
 
 // h0, or zeros, of `count` vectors of the block from `vector` on.
@@ -302,9 +335,11 @@ void begin(const Block& block) {
     } else {
       memset(block.carry + v * floats, 0, bytes);
     }
+    store(block.bias + v * kWidth, p.delta_bias ? load_lanes(p.delta_bias + block.channel(v), block.lanes(v)) : Vec{});
+    store(block.skip + v * kWidth, p.D ? load_lanes(p.D + block.channel(v), block.lanes(v)) : Vec{});
     if (plan.partial_A) memset(plan.partial_A + block.vector_row(v) * floats, 0, bytes);
-    if (p.dD) store(plan.partial_D + block.vector_row(v) * kWidth, Vec{});
-    if (p.ddelta_bias) store(plan.partial_bias + block.vector_row(v) * kWidth, Vec{});
+    store(plan.partial_D + block.vector_row(v) * kWidth, Vec{});
+    store(plan.partial_bias + block.vector_row(v) * kWidth, Vec{});
   }
 }
 
@@ -323,6 +358,7 @@ void scan_block(const Block& block) {
                          StateRows(p.B, p.B_row_stride, row, steps, p.d_state, shape.states, block.B_padded),
                          StateRows(p.C, p.C_row_stride, row, steps, p.d_state, shape.states, block.C_padded),
                          find_resets(seq_idx, first, steps, reset_flags)};
+    prepare(block, chunk);
     memset(block.sum_B, 0, static_cast<size_t>(2 * kChunk * floats) * sizeof(float));
     for (int64_t v = 0; v < block.vectors;) {
       const int count = block.vectors - v >= kVectorBlock ? kVectorBlock : 1;
@@ -339,11 +375,10 @@ void scan_block(const Block& block) {
       }
       v += count;
     }
+    finish(block, chunk);
     float* partial = plan.partial_BC + ((block.slab_batch * plan.blocks + block.block) * p.seqlen + first) * 2 * shape.states;
-    for (int64_t t = 0; t < steps; ++t) {
-      sum_vectors(block.sum_B + t * floats, shape.states, partial + t * 2 * shape.states);
-      sum_vectors(block.sum_C + t * floats, shape.states, partial + t * 2 * shape.states + shape.states);
-    }
+    sum_block(block, block.sum_B, steps, partial);
+    sum_block(block, block.sum_C, steps, partial + shape.states);
   }
   if (!p.dh0) return;
   for (int64_t v = 0; v < block.vectors; ++v) {

@@ -36,6 +36,11 @@ struct ScanShape {
   }
 };
 
+constexpr int64_t kAhead = 4;  // rows: the operands are strided by whole rows, which the processor does not foresee
+
+MAMBATUNE_INLINE void prefetch_read(const float* at) { __builtin_prefetch(at, 0); }
+MAMBATUNE_INLINE void prefetch_write(const float* at) { __builtin_prefetch(at, 1); }
+
 inline int lanes_of(int64_t channels, int64_t vector) {
   const int64_t left = channels - vector * kWidth;
   return left < kWidth ? static_cast<int>(left) : kWidth;

@@ -23,7 +23,7 @@ size_t selective_scan_checkpoint_size(int64_t batch, int64_t seqlen, int64_t d_i
 
 namespace {
 
-constexpr int kMaxGroup = 4;  // vectors of channels a task walks side by side, so that it reads whole runs of a row
+constexpr int kMaxGroup = 8;  // vectors of channels a task walks side by side, so that it reads whole runs of a row
 constexpr int kWideBlock = kWidth == 16 ? 16 : 8;
 constexpr int64_t kStepGrain = 32768;  // states a task of the single-step path is worth
 
@@ -32,10 +32,10 @@ struct Group {
   const ScanShape shape;
   int64_t batch, first_vector;
   int vectors;
-  float *A, *state, *delta, *input, *y, *B_padded, *C_padded;
+  float *A, *state, *delta, *input, *y, *bias, *skip, *B_padded, *C_padded;
 
   static int64_t scratch(const ScanShape& shape) {
-    return kMaxGroup * (2 * shape.state_floats() + 3 * kChunk * kWidth) + 2 * kChunk * shape.states;
+    return kMaxGroup * (2 * shape.state_floats() + (3 * kChunk + 2) * kWidth) + 2 * kChunk * shape.states;
   }
 
   Group(const SelectiveScanFwdParams& params, const ScanShape& scan_shape, int64_t b, int64_t first, int count, float* memory)
@@ -45,7 +45,9 @@ struct Group {
     delta = state + kMaxGroup * shape.state_floats();
     input = delta + kMaxGroup * kChunk * kWidth;
     y = input + kMaxGroup * kChunk * kWidth;
-    B_padded = y + kMaxGroup * kChunk * kWidth;
+    bias = y + kMaxGroup * kChunk * kWidth;
+    skip = bias + kMaxGroup * kWidth;
+    B_padded = skip + kMaxGroup * kWidth;
     C_padded = B_padded + kChunk * shape.states;
   }
 
@@ -56,6 +58,8 @@ struct Group {
   void begin() {
     for (int v = 0; v < vectors; ++v) {
       float* h = state + v * shape.state_floats();
+      store(bias + v * kWidth, p.delta_bias ? load_lanes(p.delta_bias + channel(v), lanes(v)) : Vec{});
+      store(skip + v * kWidth, p.D ? load_lanes(p.D + channel(v), lanes(v)) : Vec{});
       pack_states(p.A + channel(v) * p.d_state, lanes(v), p.d_state, shape.states, kLog2E, A + v * shape.state_floats());
       if (p.h0) {
         pack_states(p.h0 + state_row(v), lanes(v), p.d_state, shape.states, 1.0f, h);
@@ -66,34 +70,44 @@ struct Group {
   }
 
   void prepare(int64_t row, int64_t steps) {
-    for (int v = 0; v < vectors; ++v) {
-      const int count = lanes(v);
-      const Vec bias = p.delta_bias ? load_lanes(p.delta_bias + channel(v), count) : Vec{};
-      const Vec skip = p.D ? load_lanes(p.D + channel(v), count) : Vec{};
-      const float* u_row = p.u + row * p.u_row_stride + channel(v);
-      const float* delta_row = p.delta + row * p.delta_row_stride + channel(v);
-      for (int64_t t = 0; t < steps; ++t) {
+    const SelectiveScanFwdParams in = p;
+    const int64_t first = channel(0);
+    const int last_lanes = lanes(vectors - 1);
+    for (int64_t t = 0; t < steps; ++t) {
+      const float* u_row = in.u + (row + t) * in.u_row_stride + first;
+      const float* delta_row = in.delta + (row + t) * in.delta_row_stride + first;
+      for (int v = 0; v < vectors; ++v) {
+        const int count = v + 1 < vectors ? kWidth : last_lanes;
         const int64_t at = (v * kChunk + t) * kWidth;
-        const Vec raw = load_lanes(delta_row + t * p.delta_row_stride, count) + bias;
-        const Vec u = load_lanes(u_row + t * p.u_row_stride, count);
-        const Vec step = p.delta_softplus ? softplus(raw) : raw;
+        prefetch_read(u_row + kAhead * in.u_row_stride + v * kWidth);
+        prefetch_read(delta_row + kAhead * in.delta_row_stride + v * kWidth);
+        const Vec raw = load_lanes(delta_row + v * kWidth, count) + load(bias + v * kWidth);
+        const Vec u = load_lanes(u_row + v * kWidth, count);
+        const Vec step = in.delta_softplus ? softplus(raw) : raw;
         store(delta + at, step);
         store(input + at, step * u);
-        store(y + at, skip * u);
+        store(y + at, load(skip + v * kWidth) * u);
       }
     }
   }
 
   void finish(int64_t row, int64_t steps) {
-    for (int v = 0; v < vectors; ++v) {
-      const int count = lanes(v);
-      for (int64_t t = 0; t < steps; ++t) {
+    const SelectiveScanFwdParams in = p;
+    const int64_t first = channel(0);
+    const int last_lanes = lanes(vectors - 1);
+    for (int64_t t = 0; t < steps; ++t) {
+      const float* z_row = in.z ? in.z + (row + t) * in.z_row_stride + first : nullptr;
+      float* out_row = in.out + (row + t) * in.d_inner + first;
+      for (int v = 0; v < vectors; ++v) {
+        const int count = v + 1 < vectors ? kWidth : last_lanes;
         Vec value = load(y + (v * kChunk + t) * kWidth);
-        if (p.z) {
-          const Vec z = load_lanes(p.z + (row + t) * p.z_row_stride + channel(v), count);
+        prefetch_write(out_row + kAhead * in.d_inner + v * kWidth);
+        if (z_row) {
+          prefetch_read(z_row + kAhead * in.z_row_stride + v * kWidth);
+          const Vec z = load_lanes(z_row + v * kWidth, count);
           value *= z * sigmoid(z);
         }
-        store_lanes(p.out + (row + t) * p.d_inner + channel(v), value, count);
+        store_lanes(out_row + v * kWidth, value, count);
       }
     }
   }

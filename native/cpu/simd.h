@@ -33,6 +33,7 @@ constexpr int kWidth = 4;
 #endif
 
 typedef float Vec __attribute__((vector_size(kWidth * 4)));
+typedef float UnalignedVec __attribute__((vector_size(kWidth * 4), aligned(4)));
 typedef int32_t IntVec __attribute__((vector_size(kWidth * 4)));
 typedef float HalfVec __attribute__((vector_size(kWidth * 2)));
 typedef double DoubleVec __attribute__((vector_size(kWidth * 4)));
@@ -42,13 +43,9 @@ MAMBATUNE_INLINE IntVec broadcast_int(int32_t value) { return value - IntVec{}; 
 MAMBATUNE_INLINE IntVec as_int(Vec x) { return (IntVec)x; }
 MAMBATUNE_INLINE Vec as_float(IntVec x) { return (Vec)x; }
 
-MAMBATUNE_INLINE Vec load(const float* from) {
-  Vec value;
-  memcpy(&value, from, sizeof value);
-  return value;
-}
-
-MAMBATUNE_INLINE void store(float* to, Vec value) { memcpy(to, &value, sizeof value); }
+// Plain accesses rather than memcpy, which would make the compiler take every store for one to any object.
+MAMBATUNE_INLINE Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
+MAMBATUNE_INLINE void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 
 // The first `count` lanes, zero beyond; memory beyond them is not touched. 0 <= count <= kWidth.
 MAMBATUNE_INLINE Vec load_partial(const float* from, int count) {
@@ -174,12 +171,27 @@ MAMBATUNE_INLINE Vec exp(Vec x) {
   return scale_by_power_of_two(p, n);
 }
 
-// 2^x to 2 units in the last place for the scan's decay. Beyond float's normal range: infinity, and zero (with subnormals
-// flushed where the instruction set has no scaling instruction).
+// 2^x to 2 units in the last place for the scan's decay, from float's smallest normal number up; below, zero (subnormals
+// where the instruction set scales into them), and infinity beyond its largest.
 MAMBATUNE_INLINE Vec exp2(Vec x) {
-#if !defined(__AVX512F__)
+#if defined(__AVX512F__)
+  // x = n + r, n a multiple of 1/32: 2^r is a quadratic, 2^(n mod 1) comes from a table in registers. Adding `magic` rounds,
+  // and leaves n mod 1 in the low bits. The additions and the table run beside the multipliers, which bound the scan.
+  const __m512 low = _mm512_setr_ps(
+      1.0f, 1.0218971487f, 1.0442737824f, 1.0671404007f, 1.0905077327f, 1.1143867426f, 1.1387886348f, 1.1637248588f,
+      1.1892071150f, 1.2152473600f, 1.2418578121f, 1.2690509572f, 1.2968395547f, 1.3252366432f, 1.3542555469f, 1.3839098820f);
+  const __m512 high = _mm512_setr_ps(
+      1.4142135624f, 1.4451808070f, 1.4768261459f, 1.5091644276f, 1.5422108254f, 1.5759808451f, 1.6104903319f, 1.6457554782f,
+      1.6817928305f, 1.7186192981f, 1.7562521604f, 1.7947090750f, 1.8340080864f, 1.8741676341f, 1.9152065614f, 1.9571441242f);
+  const float magic = 393216.0f;  // 1.5 * 2^18
+  const Vec shifted = x + magic;
+  const Vec n = shifted - magic, r = x - n;
+  Vec p = 0.240226537f * r + 0.693157315f;
+  p = p * r + 1.0f;
+  const Vec root = (Vec)_mm512_permutex2var_ps(low, (__m512i)shifted, high);
+  return (Vec)_mm512_scalef_ps((__m512)(p * root), (__m512)n);
+#else
   x = clamp_above(128.0f, clamp_below(-127.0f, x));
-#endif
   const Vec n = round_nearest(x);
   const Vec r = x - n;
   Vec p = broadcast(0.001326472731f);
@@ -188,9 +200,6 @@ MAMBATUNE_INLINE Vec exp2(Vec x) {
   p = p * r + 0.240222424269f;
   p = p * r + 0.693147003651f;
   p = p * r + 1.0f;
-#if defined(__AVX512F__)
-  return scale_by_power_of_two(p, n);
-#else
   return p * as_float((to_int(n) + 127) << 23);
 #endif
 }
@@ -220,6 +229,38 @@ MAMBATUNE_INLINE Vec softplus(Vec x) {
 }
 
 MAMBATUNE_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
+
+// Natural logarithm to 1.5 units in the last place; -infinity at zero, NaN below.
+MAMBATUNE_INLINE Vec log(Vec x) {
+  const Vec normal = x < 1.17549435e-38f ? x * 33554432.0f : x;
+  const IntVec bits = as_int(normal);
+  const IntVec exponent = (bits - 0x3f3504f3) >> 23;  // of the power of two that leaves [sqrt(1/2), sqrt(2))
+  const Vec f = as_float(bits - (exponent << 23)) - 1.0f;
+  const Vec n = __builtin_convertvector(exponent, Vec) - (x < 1.17549435e-38f ? broadcast(25.0f) : Vec{});
+  Vec p = broadcast(-0.076345577836f);
+  p = p * f + 0.127616778016f;
+  p = p * f - 0.131602078676f;
+  p = p * f + 0.142017468810f;
+  p = p * f - 0.166233539581f;
+  p = p * f + 0.200012266636f;
+  p = p * f - 0.250008225441f;
+  p = p * f + 0.333333313465f;
+  const Vec rest = n * -2.12194440e-4f + (f * f * f * p - 0.5f * f * f);
+  const Vec value = n * 0.693359375f + (f + rest);
+  const float infinity = __builtin_inff();
+  return x > 0.0f ? (x < infinity ? value : x) : (x == 0.0f ? broadcast(-infinity) : broadcast(__builtin_nanf("")));
+}
+
+MAMBATUNE_INLINE Vec tanh(Vec x) {
+  const Vec size = abs(x), square = x * x;
+  Vec p = broadcast(-0.005704935174f);
+  p = p * square + 0.020639043301f;
+  p = p * square - 0.053739700466f;
+  p = p * square + 0.133314415812f;
+  p = p * square - 0.333332806826f;
+  const Vec large = 1.0f - 2.0f / (1.0f + exp(2.0f * size));
+  return size < 0.625f ? x + x * square * p : (x < 0.0f ? -large : large);
+}
 
 MAMBATUNE_INLINE float sum_lanes(Vec x) {
 #if defined(__AVX512F__)

@@ -47,17 +47,22 @@ void copy_run(const T* src, int64_t src_step, T* dst, int64_t dst_step, int64_t 
   }
 }
 
-// A plane whose source and destination are contiguous along different dimensions, in squares that fit the cache.
+constexpr int64_t kSquare = 16;  // 4-byte elements of a cache line
+
+// A plane whose source is contiguous along `rows` (kSquare at most) and whose destination is along `columns`: square by
+// square through a buffer, so that each line of either side is touched once.
 template <class T>
 void copy_plane(const T* src, T* dst, const Dim& rows, const Dim& columns) {
-  constexpr int64_t kSquare = 32;
-  for (int64_t r = 0; r < rows.size; r += kSquare) {
-    const int64_t r_end = smaller(r + kSquare, rows.size);
-    for (int64_t c = 0; c < columns.size; c += kSquare) {
-      const int64_t c_end = smaller(c + kSquare, columns.size);
-      for (int64_t i = r; i < r_end; ++i) {
-        for (int64_t j = c; j < c_end; ++j) dst[i * rows.dst + j * columns.dst] = src[i * rows.src + j * columns.src];
-      }
+  T square[kSquare * kSquare];
+  for (int64_t c = 0; c < columns.size; c += kSquare) {
+    const int64_t count = smaller(columns.size - c, kSquare);
+    for (int64_t j = 0; j < count; ++j) {
+      const T* from = src + (c + j) * columns.src;
+      for (int64_t i = 0; i < rows.size; ++i) square[j * kSquare + i] = from[i * rows.src];
+    }
+    for (int64_t i = 0; i < rows.size; ++i) {
+      T* to = dst + i * rows.dst + c * columns.dst;
+      for (int64_t j = 0; j < count; ++j) to[j * columns.dst] = square[j * kSquare + i];
     }
   }
 }
@@ -82,7 +87,7 @@ void copy_elements(const StridedCopyParams& p) {
       strip = dims[d];
       for (int e = d; e + 1 < rank; ++e) dims[e] = dims[e + 1];
       --rank;
-      strip_rows = smaller(strip.size, 32);
+      strip_rows = smaller(strip.size, kSquare);
       strips = (strip.size + strip_rows - 1) / strip_rows;
       break;
     }

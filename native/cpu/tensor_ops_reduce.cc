@@ -95,7 +95,18 @@ template <class T, class Acc, class Out, class Start, class Step, class End>
 void fold(const ReduceParams& p, const Start& start, const Step& step, const End& end) {
   const T* x = static_cast<const T*>(p.x);
   Out* out = static_cast<Out*>(p.out);
-  const int64_t tile = smaller(p.inner, 64), tiles = p.inner == 0 ? 0 : (p.inner + tile - 1) / tile;
+  if (p.inner == 1) {
+    for_each_block(p.outer, units_per_task(p.length), [&](int64_t first, int64_t last) {
+      for (int64_t o = first; o < last; ++o) {
+        const T* from = x + o * p.length;
+        Acc acc = start(from);
+        for (int64_t r = 0; r < p.length; ++r) acc = step(acc, from[r], r);
+        out[o] = end(acc);
+      }
+    });
+    return;
+  }
+  const int64_t tile = smaller(p.inner, 64), tiles = (p.inner + tile - 1) / tile;
   for_each_block(p.outer * tiles, units_per_task(p.length * tile), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t column = i % tiles * tile, count = smaller(p.inner - column, tile);
@@ -203,24 +214,34 @@ void max_rows(const ReduceParams& p) {
   });
 }
 
-// Float sums run in double; int32 sums wrap.
+// Running sums of `count` neighbouring columns of one of the outer slices. Float sums run in double; int32 sums wrap.
+template <int kColumns, class T, class Acc>
+MAMBATUNE_INLINE void cumulate_columns(const CumsumParams& p, const T* x, T* y, int64_t count) {
+  Acc sums[kColumns] = {};
+  const int64_t stride = p.reverse ? -p.inner : p.inner;
+  int64_t at = p.reverse ? (p.length - 1) * p.inner : 0;
+  for (int64_t row = 0; row < p.length; ++row, at += stride) {
+    for (int64_t c = 0; c < count; ++c) {
+      const Acc before = sums[c];
+      sums[c] = before + static_cast<Acc>(x[at + c]);
+      y[at + c] = static_cast<T>(p.exclusive ? before : sums[c]);
+    }
+  }
+}
+
 template <class T, class Acc>
 void cumulate(const CumsumParams& p) {
+  constexpr int kTile = 64;
   const T* x = static_cast<const T*>(p.x);
   T* y = static_cast<T*>(p.out);
-  if (p.inner == 0) return;
-  const int64_t tile = smaller(p.inner, kColumnTile), tiles = (p.inner + tile - 1) / tile;
-  for_each_block(p.outer * tiles, units_per_task(p.length * tile), [&](int64_t begin, int64_t end) {
+  const int64_t tiles = (p.inner + kTile - 1) / kTile;
+  for_each_block(p.outer * tiles, units_per_task(p.length * smaller(p.inner, kTile)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t column = i % tiles * tile, count = smaller(p.inner - column, tile);
-      Acc sums[kColumnTile] = {};
-      for (int64_t step = 0; step < p.length; ++step) {
-        const int64_t row = i / tiles * p.length + (p.reverse ? p.length - 1 - step : step), at = row * p.inner + column;
-        for (int64_t c = 0; c < count; ++c) {
-          const Acc before = sums[c];
-          sums[c] = before + static_cast<Acc>(x[at + c]);
-          y[at + c] = static_cast<T>(p.exclusive ? before : sums[c]);
-        }
+      const int64_t column = i % tiles * kTile, first = i / tiles * p.length * p.inner + column;
+      if (p.inner == 1) {
+        cumulate_columns<1, T, Acc>(p, x + first, y + first, 1);
+      } else {
+        cumulate_columns<kTile, T, Acc>(p, x + first, y + first, smaller(p.inner - column, kTile));
       }
     }
   });

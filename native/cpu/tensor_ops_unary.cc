@@ -52,7 +52,7 @@ Error unary_float(const UnaryParams& p) {
     case UnaryOp::kAbs: map_vectors(p, [](Vec x) { return abs(x); }); break;
     case UnaryOp::kExp: map_vectors(p, [](Vec x) { return exp(x); }); break;
     case UnaryOp::kExpm1: map<float, float>(p, [](float x) { return ::expm1f(x); }); break;
-    case UnaryOp::kLog: map<float, float>(p, [](float x) { return ::logf(x); }); break;
+    case UnaryOp::kLog: map_vectors(p, [](Vec x) { return log(x); }); break;
     case UnaryOp::kLog1p: map<float, float>(p, [](float x) { return ::log1pf(x); }); break;
     case UnaryOp::kSqrt: map_vectors(p, [](Vec x) { return sqrt(x); }); break;
     case UnaryOp::kRsqrt: map_vectors(p, [](Vec x) { return 1.0f / sqrt(x); }); break;
@@ -60,7 +60,7 @@ Error unary_float(const UnaryParams& p) {
     case UnaryOp::kReciprocal: map_vectors(p, [](Vec x) { return 1.0f / x; }); break;
     case UnaryOp::kSigmoid: map_vectors(p, [](Vec x) { return sigmoid(x); }); break;
     case UnaryOp::kSoftplus: map_vectors(p, [](Vec x) { return softplus(x); }); break;
-    case UnaryOp::kTanh: map<float, float>(p, [](float x) { return ::tanhf(x); }); break;
+    case UnaryOp::kTanh: map_vectors(p, [](Vec x) { return tanh(x); }); break;
     case UnaryOp::kRelu: map_vectors(p, [](Vec x) { return x <= 0.0f ? Vec{} : x; }); break;
     case UnaryOp::kSign: map_vectors(p, [](Vec x) { return sign_of(x); }); break;
     case UnaryOp::kStep: map_vectors(p, [](Vec x) { return x > 0.0f ? broadcast(1.0f) : (x == x ? Vec{} : x); }); break;

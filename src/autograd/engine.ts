@@ -9,9 +9,8 @@ import * as tf from '@tensorflow/tfjs-core';
 export interface RecordingEngine {
   state: { gradientDepth: number; kernelDepth: number };
   runKernel<T extends Tensor | Tensor[]>(name: string, inputs: NamedTensorMap, attrs?: NamedAttrMap): T;
-  tidy<T extends tf.TensorContainer>(name: string, f: () => T): T;
+  tidy<T>(name: string, f: () => T): T;
   keep<T extends Tensor>(tensor: T): T;
-  track<T extends Tensor>(tensor: T): T;
   makeTensorFromTensorInfo(info: TensorInfo): Tensor;
   getTensorsForGradient(kernelName: string, inputs: NamedTensorMap, outputs: Tensor[]): Tensor[] | null;
   saveTensorsForBackwardMode(tensors: Tensor[] | null): Tensor[];

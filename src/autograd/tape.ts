@@ -70,10 +70,12 @@ export function valueAndGradients<T extends Tensor | Tensor[]>(
   leaves: readonly Tensor[],
   options: { upstream?: readonly Tensor[]; onGradient?: (index: number, gradient: Tensor) => void } = {},
 ): ValueAndGradients<T> {
-  const { value, nodes, dependent } = record(f, leaves);
-  const outputs = Array.isArray(value) ? value : [value as Tensor];
-  const gradients = walk(nodes, dependent, outputs, leaves, options);
-  return { value, gradients };
+  return engine.tidy('valueAndGradients', () => {
+    const { value, nodes, dependent } = record(f, leaves);
+    const outputs = Array.isArray(value) ? value : [value as Tensor];
+    const gradients = walk(nodes, dependent, outputs, leaves, options);
+    return { value, gradients };
+  });
 }
 
 function record<T extends Tensor | Tensor[]>(f: () => T, leaves: readonly Tensor[]): { value: T } & Recording {
@@ -116,17 +118,18 @@ function walk(
       options.onGradient(index, gradient);
       gradient.dispose();
     } else {
-      gradients[index] = engine.keep(gradient);
+      gradients[index] = gradient;
     }
   };
 
   try {
-    tf.tidy(() => {
+    return engine.tidy('backward', () => {
       for (const [i, output] of outputs.entries()) {
         const upstream = options.upstream?.[i];
-        if (dependent.has(output.id)) accumulate(pending, output, upstream ? identity(upstream) : tf.ones(output.shape));
-        if (!uses.has(output.id)) finish(output);
+        if (dependent.has(output.id))
+          accumulate(pending, output, upstream ? identity(upstream) : tf.ones(output.shape));
       }
+      for (const output of outputs) if (!uses.has(output.id)) finish(output);
       while (nodes.length > 0) {
         const node = nodes[nodes.length - 1] as Node;
         runBackward(node, dependent, pending);
@@ -142,16 +145,11 @@ function walk(
           if (left === 0) finish(input);
         }
       }
+      return gradients;
     });
   } finally {
     for (const node of nodes) disposeAll(node.saved);
   }
-  for (const gradient of gradients) {
-    if (!gradient) continue;
-    gradient.kept = false;
-    engine.track(gradient);
-  }
-  return gradients;
 }
 
 /** Drops the nodes that lead to no output, frees what they saved, and counts how often each dependent tensor is consumed. */
@@ -194,7 +192,9 @@ function runBackward(node: Node, dependent: Set<number>, pending: Map<number, Te
   for (const [i, [name, input]] of wanted.entries()) {
     const gradient = inputGradients[i] as Tensor;
     if (!tf.util.arraysEqual(gradient.shape, input.shape)) {
-      throw new Error(`the gradient of ${node.kernelName} for '${name}' has shape [${gradient.shape}], the input has [${input.shape}]`);
+      throw new Error(
+        `the gradient of ${node.kernelName} for '${name}' has shape [${gradient.shape}], the input has [${input.shape}]`,
+      );
     }
     accumulate(pending, input, gradient);
   }
@@ -206,7 +206,10 @@ function accumulate(pending: Map<number, Tensor>, tensor: Tensor, gradient: Tens
     pending.set(tensor.id, gradient);
     return;
   }
-  pending.set(tensor.id, noGradient(() => tf.add(sum, gradient)));
+  pending.set(
+    tensor.id,
+    noGradient(() => tf.add(sum, gradient)),
+  );
   sum.dispose();
   gradient.dispose();
 }
@@ -225,27 +228,35 @@ function disposeAll(tensors: Iterable<Tensor>): void {
  * all: activation checkpointing (Chen et al. 2016, section 3).
  *
  * @param segment pure function of `inputs` and of the tensors in `parameters`, returning one or several tensors
- * @param inputs activations that gradients flow through
+ * @param inputs activations that gradients flow through, and constants that may be gone by the time of the backward
  * @param parameters trainable tensors that the segment closes over
  */
-export function checkpoint<T extends Tensor | Tensor[]>(segment: (...inputs: Tensor[]) => T, inputs: Tensor[], parameters: readonly Tensor[]): T {
+export function checkpoint<T extends Tensor | Tensor[]>(
+  segment: (...inputs: Tensor[]) => T,
+  inputs: readonly Tensor[],
+  parameters: readonly Tensor[],
+): T {
   const value = noGradient(() => tf.tidy(() => segment(...inputs)));
   if (!isRecording()) return value;
   const outputs = Array.isArray(value) ? value : [value as Tensor];
   const named = Object.fromEntries([...inputs, ...parameters].map((tensor, i) => [String(i), tensor]));
+  const needed = Object.keys(named).filter((name) => recording?.dependent.has((named[name] as Tensor).id));
   const saved = inputs.map(keepAlias);
   const backward: Backward = (dys) => {
-    const leaves = [...saved.map(identity), ...parameters];
+    const again = saved.map(identity);
+    const operands = [...again, ...parameters];
     const rerun = valueAndGradients(
       () => {
-        const again = segment(...leaves.slice(0, inputs.length));
-        return (Array.isArray(again) ? again : [again as Tensor]).filter((_, i) => dys[i]);
+        const result = segment(...again);
+        return (Array.isArray(result) ? result : [result as Tensor]).filter((_, i) => dys[i]);
       },
-      leaves,
+      needed.map((name) => operands[Number(name)] as Tensor),
       { upstream: dys.filter((dy) => dy !== null) },
     );
     disposeAll(rerun.value);
-    return Object.fromEntries(leaves.map((leaf, i) => [String(i), rerun.gradients[i] ?? tf.zerosLike(leaf)]));
+    return Object.fromEntries(
+      needed.map((name, i) => [name, rerun.gradients[i] ?? tf.zerosLike(operands[Number(name)] as Tensor)]),
+    );
   };
   push({ kernelName: 'Checkpoint', inputs: named, outputs, saved, backward });
   return value;
@@ -279,7 +290,11 @@ function installRecorder(): void {
     if (!recording) return original.addTapeNode(kernelName, inputs, outputs, gradientsFunc, saved, attrs);
     const { dependent } = recording;
     if (!Object.values(inputs).some((input) => dependent.has(input.id))) return disposeAll(saved);
-    push(gradientsFunc ? customNode(kernelName, inputs, outputs, gradientsFunc, saved) : kernelNode(kernelName, inputs, outputs, attrs));
+    push(
+      gradientsFunc
+        ? customNode(kernelName, inputs, outputs, gradientsFunc, saved)
+        : kernelNode(kernelName, inputs, outputs, attrs),
+    );
   };
 }
 
@@ -314,7 +329,10 @@ function customNode(
 ): Node {
   const backward: Backward = (dys) => {
     const filled = dys.map((dy, i) => dy ?? tf.zerosLike(outputs[i] as Tensor));
-    const thunks = gradientsFunc(outputs.length > 1 ? filled : (filled[0] as Tensor), saved) as unknown as Record<string, () => Tensor>;
+    const thunks = gradientsFunc(outputs.length > 1 ? filled : (filled[0] as Tensor), saved) as unknown as Record<
+      string,
+      () => Tensor
+    >;
     return Object.fromEntries(Object.entries(thunks).map(([name, thunk]) => [name, thunk()]));
   };
   return { kernelName, inputs, outputs, saved, backward };

@@ -100,7 +100,13 @@ export class DeviceBackend extends KernelBackend {
     return info.dataId;
   }
 
-  override move(dataId: object, values: Float32Array | Int32Array | Uint8Array, shape: number[], dtype: DataType, refCount: number): void {
+  override move(
+    dataId: object,
+    values: Float32Array | Int32Array | Uint8Array,
+    shape: number[],
+    dtype: DataType,
+    refCount: number,
+  ): void {
     const native = nativeDType(dtype);
     const size = util.sizeFromShape(shape);
     const handle = this.addon.allocate(this.device, size * util.bytesPerElement(native));
@@ -189,7 +195,18 @@ export class DeviceBackend extends KernelBackend {
     const dims = Int32Array.of(rows, view.columns);
     const from = Int32Array.of(view.stride, 1);
     const to = Int32Array.of(view.columns, 1);
-    this.addon.stridedCopy(this.device, NATIVE_DTYPE[storage.dtype], 2, dims, from, to, storage.buffer.handle, view.offset, handle, 0);
+    this.addon.stridedCopy(
+      this.device,
+      NATIVE_DTYPE[storage.dtype],
+      2,
+      dims,
+      from,
+      to,
+      storage.buffer.handle,
+      view.offset,
+      handle,
+      0,
+    );
     this.dropBuffer(storage.buffer);
     storage.buffer = { handle, users: 1 };
     delete storage.view;
@@ -198,7 +215,9 @@ export class DeviceBackend extends KernelBackend {
 
 function nativeDType(dtype: DataType): NativeDType {
   if (dtype === 'float32' || dtype === 'int32' || dtype === 'bool') return dtype;
-  throw new Error(`tensors of dtype ${dtype} are not supported by the native backends; expected float32, int32 or bool`);
+  throw new Error(
+    `tensors of dtype ${dtype} are not supported by the native backends; expected float32, int32 or bool`,
+  );
 }
 
 function newTypedArray(dtype: NativeDType, size: number): Float32Array | Int32Array | Uint8Array {

@@ -25,19 +25,19 @@ const prepare: Record<BackendName, () => Promise<string | undefined>> = {
   native: async () => registerNative(),
   tensorflow: registerTensorflow,
   wasm: registerWasm,
-  cpu: async () => {
-    await import('@tensorflow/tfjs-backend-cpu');
-    return undefined;
-  },
+  cpu: registerCpu,
 };
 
 /**
  * Selects and starts a backend.
  *
  * @param choice a backend, or `auto` (default) for the first of {@link BACKENDS} that works
- * @throws UserError when the backend asked for is not usable, with the reason
+ * @throws UserError when the backend asked for is not known or not usable, with the reason
  */
 export async function selectBackend(choice: BackendChoice = 'auto'): Promise<SelectedBackend> {
+  if (choice !== 'auto' && !BACKENDS.includes(choice)) {
+    throw new UserError(`unknown backend '${choice}'; expected auto or one of: ${BACKENDS.join(', ')}`);
+  }
   const passedOver: SelectedBackend['passedOver'] = [];
   for (const name of choice === 'auto' ? BACKENDS : [choice]) {
     const reason = await tryBackend(name);
@@ -45,7 +45,8 @@ export async function selectBackend(choice: BackendChoice = 'auto'): Promise<Sel
     passedOver.push({ name, reason });
   }
   const reasons = passedOver.map(({ name, reason }) => `${name}: ${reason}`).join('\n  ');
-  const others = choice === 'auto' ? '' : '\nUse `backend: auto` for the best one that works; `mambatune doctor` says more.';
+  const others =
+    choice === 'auto' ? '' : '\nUse `backend: auto` for the best one that works; `mambatune doctor` says more.';
   throw new UserError(`no usable backend:\n  ${reasons}${others}`);
 }
 
@@ -85,7 +86,9 @@ async function registerTensorflow(): Promise<string | undefined> {
       return undefined;
     } catch (error) {
       const message = messageOf(error).split('\n')[0];
-      missing.push(isMissing(error, packageName) ? `${packageName} is not installed` : `${packageName} failed to load: ${message}`);
+      missing.push(
+        isMissing(error, packageName) ? `${packageName} is not installed` : `${packageName} failed to load: ${message}`,
+      );
     }
   }
   return missing.join(', ');
@@ -107,6 +110,12 @@ async function importFromUser(packageName: string): Promise<unknown> {
 
 function isMissing(error: unknown, packageName: string): boolean {
   return (error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND' && messageOf(error).includes(`'${packageName}'`);
+}
+
+async function registerCpu(): Promise<undefined> {
+  // PROD silences tfjs's console banner and nothing else.
+  tf.env().set('PROD', true);
+  await import('@tensorflow/tfjs-backend-cpu');
 }
 
 async function registerWasm(): Promise<string | undefined> {

@@ -30,8 +30,8 @@ export interface GeneratedToken {
   /** Index of the prompt. */
   row: number;
   id: number;
-  /** The row's last: an end-of-text id, or the last of `maxNewTokens`. */
-  isLast: boolean;
+  /** On the row's last token, why it is: an end-of-text id, or `maxNewTokens` reached. */
+  finishReason?: 'eos' | 'length';
 }
 
 /** Most positions of one forward over a prompt, of all rows together: bounds the memory of the logits. */
@@ -82,10 +82,10 @@ export async function* stream(
       );
       for (const [row, id] of next.entries()) {
         if (hasEnded[row]) continue;
-        const isLast = eosTokenIds.has(id) || count === maxNewTokens;
-        hasEnded[row] = isLast;
+        const finishReason = eosTokenIds.has(id) ? 'eos' : count === maxNewTokens ? 'length' : undefined;
+        hasEnded[row] = finishReason !== undefined;
         onToken?.(row, id);
-        yield { row, id, isLast };
+        yield { row, id, ...(finishReason && { finishReason }) };
       }
       if (hasEnded.every(Boolean)) return;
       await setImmediate();

@@ -145,11 +145,16 @@ function runFreshLayer(
 
 /** A layer whose activations are recomputed in the backward. */
 function checkpointedLayer(layer: MambaLayer, hidden: Tensor, residual: Tensor | null, context: MixerContext): LayerResult {
-  const segment = (x: Tensor, r?: Tensor): Tensor[] => {
-    const result = runLayer(layer, x, r ?? null, context, null, false);
+  const { mask, seqIdx, dropout } = context;
+  const segment = (x: Tensor, ...others: Tensor[]): Tensor[] => {
+    const next = () => others.shift() as Tensor;
+    const r = residual && next();
+    const again: MixerContext = { mask: mask && (next() as Tensor3D), seqIdx: seqIdx && (next() as Tensor2D), dropout };
+    const result = runLayer(layer, x, r, again, null, false);
     return r ? [result.hidden, result.residual] : [result.hidden];
   };
-  const outputs = checkpoint(segment as (...inputs: Tensor[]) => Tensor[], residual ? [hidden, residual] : [hidden], trainablesOf(layer));
+  const inputs = [hidden, residual, mask, seqIdx].filter((tensor) => tensor !== null);
+  const outputs = checkpoint(segment, inputs, trainablesOf(layer));
   return { hidden: outputs[0] as Tensor, residual: outputs[1] ?? hidden };
 }
 

@@ -73,6 +73,9 @@ export interface ModelSource {
   revision: string | null;
 }
 
+/** Label of a position that no loss is taken at. */
+const IGNORED_LABEL = -100;
+
 export class MambaForCausalLM {
   readonly config: MambaConfig;
   /** Base parameters by checkpoint name; without lm_head.weight when it is tied to the embeddings. */
@@ -122,12 +125,15 @@ export class MambaForCausalLM {
 
   /**
    * Runs the model. The returned tensors are the caller's to dispose of.
-   * @throws UserError when an id is outside the vocabulary or the rows have different lengths
+   * @throws UserError when an id is outside the vocabulary, the rows have different lengths, or the inputs different shapes
    */
   forward(inputs: ForwardInputs): ForwardResult {
     const { vocabSize } = this.config;
     const result = tf.tidy(() => {
       const inputIds = inputs.inputIds && toIds(inputs.inputIds, 'inputIds', vocabSize);
+      const shape = inputShape(inputIds, inputs.inputsEmbeds);
+      if (inputs.labels) checkRows(inputs.labels, 'labels', shape);
+      if (inputs.attentionMask) checkRows(inputs.attentionMask, 'attentionMask', shape);
       const mask = inputs.attentionMask && tf.expandDims(tf.cast(toIds(inputs.attentionMask, 'attentionMask', 2), 'float32'), 2);
       const { hidden, hiddenStates, cache } = runBackbone(this.backbone, {
         inputIds,
@@ -159,8 +165,8 @@ export class MambaForCausalLM {
    */
   lossSum(batch: LossBatch): { lossSum: Scalar; count: Scalar } {
     const { vocabSize } = this.config;
-    checkIds(batch.inputIds, 'inputIds', 0, vocabSize);
-    checkIds(batch.labels, 'labels', Number.NEGATIVE_INFINITY, vocabSize);
+    checkIds(batch.inputIds, 'inputIds', vocabSize);
+    checkLabels(batch.labels, vocabSize);
     const shape: [number, number] = [batch.batch, batch.seqlen];
     return tf.tidy(() => {
       const mask = batch.attentionMask && tf.expandDims(tf.cast(tf.tensor2d(batch.attentionMask, shape, 'int32'), 'float32'), 2);
@@ -217,7 +223,7 @@ export class MambaForCausalLM {
 
   private meanLoss(hidden: Tensor3D, labels: readonly (readonly number[])[]): Scalar {
     const flat = Int32Array.from(labels.flat());
-    checkIds(flat, 'labels', Number.NEGATIVE_INFINITY, this.config.vocabSize);
+    checkLabels(flat, this.config.vocabSize);
     const { lossSum, count } = this.summedLoss(hidden, shiftLabels(flat, hidden.shape[1]));
     return tf.div(lossSum, count);
   }
@@ -246,24 +252,44 @@ export function adapterTensors(module: Module): [string, Variable][] {
 
 /** The label of position t is the token at t + 1; a row's last position has none. */
 function shiftLabels(labels: Int32Array, seqlen: number): Int32Array {
-  return labels.map((_, i) => ((i + 1) % seqlen === 0 ? -100 : (labels[i + 1] as number)));
+  return labels.map((_, i) => ((i + 1) % seqlen === 0 ? IGNORED_LABEL : (labels[i + 1] as number)));
 }
 
 function toIds(rows: readonly (readonly number[])[] | Tensor2D, name: string, limit: number): Tensor2D {
   if (rows instanceof tf.Tensor) return rows;
   const seqlen = rows[0]?.length ?? 0;
+  if (seqlen === 0) throw new UserError(`${name}: found no ${rows.length === 0 ? 'rows' : 'positions'}; expected at least one.`);
   const uneven = rows.findIndex((row) => row.length !== seqlen);
   if (uneven >= 0) {
     throw new UserError(`${name}: row ${uneven} has ${rows[uneven]?.length} positions, row 0 has ${seqlen}; pad the rows to one length.`);
   }
   const flat = Int32Array.from(rows.flat());
-  checkIds(flat, name, 0, limit);
+  checkIds(flat, name, limit);
   return tf.tensor2d(flat, [rows.length, seqlen], 'int32');
 }
 
-function checkIds(ids: Int32Array, name: string, low: number, limit: number): void {
-  for (let i = 0; i < ids.length; i++) {
-    const id = ids[i] as number;
-    if (id < low || id >= limit) throw new UserError(`${name}: ${id} at position ${i} lies outside 0..${limit - 1}.`);
-  }
+/** [batch, seqlen] of what the model is given. */
+function inputShape(inputIds: Tensor2D | undefined, inputsEmbeds: Tensor3D | undefined): [number, number] {
+  if (inputIds && inputsEmbeds) throw new UserError('forward: found inputIds and inputsEmbeds; expected one of them.');
+  const given = inputIds ?? inputsEmbeds;
+  if (!given) throw new UserError('forward: found neither inputIds nor inputsEmbeds; expected one of them.');
+  return given.shape.slice(0, 2) as [number, number];
+}
+
+function checkRows(rows: readonly (readonly number[])[], name: string, [batch, seqlen]: [number, number]): void {
+  const wrong = rows.find((row) => row.length !== seqlen);
+  if (rows.length === batch && !wrong) return;
+  const found = [rows.length, (wrong ?? rows[0])?.length ?? 0];
+  throw new UserError(`${name}: found [${found.join(', ')}], expected [${batch}, ${seqlen}] as the input has.`);
+}
+
+function checkIds(ids: Int32Array, name: string, limit: number): void {
+  const bad = ids.findIndex((id) => id < 0 || id >= limit);
+  if (bad >= 0) throw new UserError(`${name}: ${ids[bad]} at position ${bad} lies outside 0..${limit - 1}.`);
+}
+
+function checkLabels(labels: Int32Array, vocabSize: number): void {
+  const bad = labels.findIndex((label) => label !== IGNORED_LABEL && (label < 0 || label >= vocabSize));
+  if (bad < 0) return;
+  throw new UserError(`labels: ${labels[bad]} at position ${bad} lies outside 0..${vocabSize - 1}; ${IGNORED_LABEL} is ignored.`);
 }

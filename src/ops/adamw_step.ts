@@ -36,17 +36,16 @@ export interface AdamwOptions {
 }
 
 /**
- * The norm of all gradients taken as one vector.
+ * The norm of all gradients taken as one vector, summed in float64.
  * @param gradients float32, any shapes
  */
 export function globalNorm(gradients: readonly Tensor[]): Scalar {
   if (hasKernel('GlobalNorm')) {
     return runKernel<Scalar>('GlobalNorm', named('gradient', gradients), { count: gradients.length });
   }
-  return tf.tidy(() => {
-    const squares = gradients.map((gradient) => tf.sum(tf.square(gradient)));
-    return tf.sqrt(squares.length > 0 ? tf.addN(squares) : tf.scalar(0)) as Scalar;
-  });
+  let squares = 0;
+  for (const gradient of gradients) for (const value of gradient.dataSync<'float32'>()) squares += value * value;
+  return tf.scalar(Math.sqrt(squares));
 }
 
 /**

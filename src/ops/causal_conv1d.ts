@@ -44,7 +44,10 @@ export function causalConv1d(inputs: CausalConv1dInputs, options: CausalConv1dOp
   check(inputs);
   const { silu = true, returnLastState = false } = options;
   if (!hasKernel('CausalConv1d')) return tf.tidy(() => naiveConv(inputs, silu, returnLastState));
-  const [y, lastConvState] = runKernel<Tensor[]>('CausalConv1d', { ...inputs }, { silu, returnLastState }) as [Tensor3D, Tensor3D?];
+  const [y, lastConvState] = runKernel<Tensor[]>('CausalConv1d', { ...inputs }, { silu, returnLastState }) as [
+    Tensor3D,
+    Tensor3D?,
+  ];
   return { y, ...(lastConvState && { lastConvState }) };
 }
 

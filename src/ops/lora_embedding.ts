@@ -7,7 +7,7 @@
 import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel } from '../autograd/engine.ts';
-import { checkDtype, checkShape } from './shapes.ts';
+import { checkDtype, checkIds, checkShape } from './shapes.ts';
 
 export interface LoraEmbeddingInputs {
   /** Token ids of any shape, int32, each in [0, vocab_size). */
@@ -24,11 +24,13 @@ export interface LoraEmbeddingInputs {
  * Looks the ids up. Differentiable in W, loraA and loraB.
  * @param scaling factor of the adapter's term; default 1
  * @returns ids' shape with d_model appended
- * @throws when a shape or dtype is not the documented one, or only one of loraA and loraB is given
+ * @throws when a shape or dtype is not the documented one, an id lies outside the vocabulary (not checked on `cuda`), or only one of
+ *   loraA and loraB is given
  */
 export function loraEmbedding(inputs: LoraEmbeddingInputs, scaling = 1): Tensor {
   const { ids, W, loraA, loraB } = inputs;
   const op = 'loraEmbedding';
+  if (W.rank !== 2) throw new Error(`${op}: W must have shape [vocab_size, d_model], got [${W.shape}]`);
   const [vocabSize, dModel] = W.shape;
   checkDtype(op, 'ids', ids, 'int32');
   if (!loraA !== !loraB) throw new Error(`${op}: loraA and loraB must be given together`);
@@ -43,8 +45,10 @@ export function loraEmbedding(inputs: LoraEmbeddingInputs, scaling = 1): Tensor 
 }
 
 function compositeEmbedding({ ids, W, loraA, loraB }: LoraEmbeddingInputs, scaling: number): Tensor {
+  checkIds(ids, W.shape[0]);
   const flat = tf.reshape(ids, [-1]);
   let rows: Tensor = tf.gather(W, flat);
-  if (loraA && loraB) rows = tf.add(rows, tf.mul(scaling, tf.matMul(tf.gather(tf.transpose(loraA), flat), loraB, false, true)));
+  if (loraA && loraB)
+    rows = tf.add(rows, tf.mul(scaling, tf.matMul(tf.gather(tf.transpose(loraA), flat), loraB, false, true)));
   return tf.reshape(rows, [...ids.shape, W.shape[1]]);
 }

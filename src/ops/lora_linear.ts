@@ -65,7 +65,13 @@ function check({ x, W, bias, loraA, loraB }: LoraLinearInputs): void {
   for (const [name, tensor] of Object.entries({ x, W, bias, loraA, loraB })) checkDtype(op, name, tensor, 'float32');
 }
 
-function compositeLinear({ x, W, bias, loraA, loraB }: LoraLinearInputs, scaling: number, dropout: number, seed: number, offset: number): Tensor {
+function compositeLinear(
+  { x, W, bias, loraA, loraB }: LoraLinearInputs,
+  scaling: number,
+  dropout: number,
+  seed: number,
+  offset: number,
+): Tensor {
   const [out, inFeatures] = W.shape;
   const rows = tf.reshape(x, [-1, inFeatures]);
   let y: Tensor = tf.matMul(rows, W, false, true);

@@ -60,7 +60,11 @@ export function selectiveScan(inputs: SelectiveScanInputs, options: SelectiveSca
   const { deltaSoftplus = true, returnLastState = false } = options;
   if (!hasKernel('SelectiveScan')) return tf.tidy(() => naiveScan(inputs, deltaSoftplus, returnLastState));
   const saveCheckpoints = Object.values(inputs).some((input) => needsGradient(input as Tensor | null | undefined));
-  const outputs = runKernel<Tensor[]>('SelectiveScan', { ...inputs }, { deltaSoftplus, returnLastState, saveCheckpoints });
+  const outputs = runKernel<Tensor[]>(
+    'SelectiveScan',
+    { ...inputs },
+    { deltaSoftplus, returnLastState, saveCheckpoints },
+  );
   if (saveCheckpoints) outputs.pop()?.dispose();
   const [out, lastState] = outputs as [Tensor3D, Tensor3D | undefined];
   return { out, ...(lastState && { lastState }) };
@@ -81,7 +85,8 @@ function check({ u, delta, A, B, C, D, z, deltaBias, seqIdx, h0 }: SelectiveScan
   checkShape(op, 'deltaBias', deltaBias, [dInner]);
   checkShape(op, 'seqIdx', seqIdx, [batch, seqlen]);
   checkShape(op, 'h0', h0, [batch, dInner, dState]);
-  for (const [name, tensor] of Object.entries({ u, delta, A, B, C, D, z, deltaBias, h0 })) checkDtype(op, name, tensor, 'float32');
+  for (const [name, tensor] of Object.entries({ u, delta, A, B, C, D, z, deltaBias, h0 }))
+    checkDtype(op, name, tensor, 'float32');
   checkDtype(op, 'seqIdx', seqIdx, 'int32');
 }
 

@@ -10,6 +10,9 @@ import * as tf from '@tensorflow/tfjs-core';
  */
 export function documentStarts(seqIdx: Tensor2D, first: 0 | 1): Tensor2D {
   const [batch, seqlen] = seqIdx.shape;
-  const changes = tf.notEqual(tf.slice(seqIdx, [0, 1], [batch, seqlen - 1]), tf.slice(seqIdx, [0, 0], [batch, seqlen - 1]));
+  const changes = tf.notEqual(
+    tf.slice(seqIdx, [0, 1], [batch, seqlen - 1]),
+    tf.slice(seqIdx, [0, 0], [batch, seqlen - 1]),
+  );
   return tf.concat([tf.fill([batch, 1], first), tf.cast(changes, 'float32') as Tensor], 1) as Tensor2D;
 }

@@ -13,6 +13,7 @@ import { hasKernel, runKernel } from '../autograd/engine.ts';
 export function splitChannels(x: Tensor, sizes: number[]): Tensor[] {
   const channels = x.shape[x.shape.length - 1] ?? 1;
   const total = sizes.reduce((sum, size) => sum + size, 0);
-  if (total !== channels) throw new Error(`splitChannels: sizes [${sizes}] add up to ${total}, x has ${channels} channels`);
+  if (total !== channels)
+    throw new Error(`splitChannels: sizes [${sizes}] add up to ${total}, x has ${channels} channels`);
   return hasKernel('SplitChannels') ? runKernel<Tensor[]>('SplitChannels', { x }, { sizes }) : tf.split(x, sizes, -1);
 }

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { type GenerateOptions, generate, stream } from '../../src/generation/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
+import { createRandom } from '../../src/random.ts';
 import { loadTokenizer, type Tokenizer } from '../../src/tokenizer/tokenizer.ts';
 import { testedBackends } from '../helpers/backends.ts';
 
@@ -74,11 +75,19 @@ describe('on one backend', () => {
     expect(row).toEqual(await recompute(model, prompt, 16));
   });
 
-  test('a prompt of several pieces gives what one piece gives', async () => {
-    const prompt = tokenizer(['weather, n. The state of the air and the sky. '.repeat(100)]).inputIds[0] ?? [];
-    expect(prompt.length).toBeGreaterThan(1024);
-    const [row] = await generate(model, [prompt], { maxNewTokens: 4, eosTokenId: null });
-    expect(row).toEqual(await recompute(model, prompt, 4));
+  test('prompts that take several pieces give what one piece gives', async () => {
+    const tiny = await MambaForCausalLM.fromPretrained(join('test', 'golden', 'tied', 'model'), {
+      backend: testedBackends()[0],
+    });
+    const ids = createRandom({ seed: 1 });
+    const prompts = Array.from({ length: 128 }, () => Array.from({ length: 9 }, () => ids.below(97)));
+    const [first = []] = prompts;
+    const rows = await generate(tiny, [...prompts, first.slice(4)], { maxNewTokens: 2, eosTokenId: null });
+    for (const prompt of [first, prompts[127] ?? []]) {
+      expect(rows).toContainEqual(await recompute(tiny, prompt, 2));
+    }
+    expect(rows[128]).toEqual(await recompute(tiny, first.slice(4), 2));
+    tiny.dispose();
   });
 
   test.each<GenerateOptions>([{}, { doSample: true, temperature: 0.9, topP: 0.9, seed: 11 }])(
@@ -122,13 +131,28 @@ describe('on one backend', () => {
     const [row = []] = await generate(model, [prompt], { maxNewTokens: 6, eosTokenId: null });
     const before = tf.memory().numTensors;
     const seen: number[] = [];
-    for await (const { id, isLast } of stream(model, [prompt], { maxNewTokens: 6, eosTokenId: null })) {
-      expect(isLast).toBe(false);
+    for await (const { id, finishReason } of stream(model, [prompt], { maxNewTokens: 6, eosTokenId: null })) {
+      expect(finishReason).toBeUndefined();
       seen.push(id);
       if (seen.length === 3) break;
     }
     expect(seen).toEqual(row.slice(prompt.length, prompt.length + 3));
     expect(tf.memory().numTensors).toBe(before);
+  });
+
+  test('the last token of a row says why it is the last', async () => {
+    const finishes = async (options: GenerateOptions) => {
+      const reasons: [number, string][] = [];
+      for await (const { row, finishReason } of stream(model, prompts(), options)) {
+        if (finishReason) reasons.push([row, finishReason]);
+      }
+      return new Map(reasons);
+    };
+    const all = (reason: string) => new Map(prompts().map((_, row) => [row, reason]));
+    expect(await finishes({ maxNewTokens: 2, eosTokenId: null })).toEqual(all('length'));
+    expect(await finishes({ maxNewTokens: 2, eosTokenId: Array.from({ length: 4096 }, (_, id) => id) })).toEqual(
+      all('eos'),
+    );
   });
 
   test('onToken gets every token of every row', async () => {

@@ -6,21 +6,27 @@ import { describe, expect, it } from 'vitest';
 import type { SelectiveScanOptions } from '../../src/ops/selective_scan.ts';
 import { selectiveScan } from '../../src/ops/selective_scan.ts';
 import { splitChannels } from '../../src/ops/split_channels.ts';
-import type { SelectiveScanGradients, SelectiveScanProblem } from '../reference/selective_scan.ts';
-import { selectiveScan as reference, selectiveScanGradients as referenceGradients } from '../reference/selective_scan.ts';
 import { forEachBackend, hasOwnKernels } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
 import { expectNoLeak } from '../helpers/memory.ts';
 import { runWithGradients } from '../helpers/op_run.ts';
 import type { Operand } from '../helpers/random_tensors.ts';
 import { operandSource, toTensor } from '../helpers/random_tensors.ts';
+import type { SelectiveScanGradients, SelectiveScanProblem } from '../reference/selective_scan.ts';
+import {
+  selectiveScan as reference,
+  selectiveScanGradients as referenceGradients,
+} from '../reference/selective_scan.ts';
 
 const OPTIONAL = ['D', 'z', 'deltaBias', 'seqIdx', 'h0'] as const;
 type Optional = (typeof OPTIONAL)[number];
 type Dimensions = { batch: number; seqlen: number; dInner: number; dState: number };
 type Operands = Record<string, Operand>;
 
-function operandsFor({ batch, seqlen, dInner, dState }: Dimensions, optional: readonly Optional[] = OPTIONAL): Operands {
+function operandsFor(
+  { batch, seqlen, dInner, dState }: Dimensions,
+  optional: readonly Optional[] = OPTIONAL,
+): Operands {
   const source = operandSource(1000 * seqlen + dInner);
   const A = source.uniform([dInner, dState], -1, 1.5);
   const all: Operands = {
@@ -42,7 +48,9 @@ const isOptional = (name: string): name is Optional => (OPTIONAL as readonly str
 
 /** Document numbers that change every `length` positions, shifted from row to row. */
 function documents(batch: number, seqlen: number, length: number): Operand {
-  const values = Int32Array.from({ length: batch * seqlen }, (_, i) => Math.floor(((i % seqlen) + Math.floor(i / seqlen)) / length));
+  const values = Int32Array.from({ length: batch * seqlen }, (_, i) =>
+    Math.floor(((i % seqlen) + Math.floor(i / seqlen)) / length),
+  );
   return { values, shape: [batch, seqlen] };
 }
 
@@ -86,9 +94,15 @@ function expectScan(dimensions: Dimensions, operands: Operands, options: Selecti
   const expected = reference(problem);
   expectClose(outputs[0] as Float32Array, expected.out, { name: 'out' });
   if (options.returnLastState) expectClose(outputs[1] as Float32Array, expected.lastState, { name: 'lastState' });
-  const expectedGradients = referenceGradients(problem, dout.values, options.returnLastState ? dlastState.values : undefined);
+  const expectedGradients = referenceGradients(
+    problem,
+    dout.values,
+    options.returnLastState ? dlastState.values : undefined,
+  );
   for (const name of wanted) {
-    expectClose(gradients[name] as Float32Array, expectedGradients[name as keyof SelectiveScanGradients], { name: `gradient of ${name}` });
+    expectClose(gradients[name] as Float32Array, expectedGradients[name as keyof SelectiveScanGradients], {
+      name: `gradient of ${name}`,
+    });
   }
 }
 
@@ -109,7 +123,8 @@ const LONG_SHAPES: Dimensions[] = [
   { batch: 1, seqlen: 2048, dInner: 5, dState: 33 },
 ];
 const SMALL: Dimensions = { batch: 2, seqlen: 9, dInner: 19, dState: 5 };
-const label = ({ batch, seqlen, dInner, dState }: Dimensions) => `batch ${batch}, seqlen ${seqlen}, d_inner ${dInner}, d_state ${dState}`;
+const label = ({ batch, seqlen, dInner, dState }: Dimensions) =>
+  `batch ${batch}, seqlen ${seqlen}, d_inner ${dInner}, d_state ${dState}`;
 
 forEachBackend((backend) => {
   const shapes = hasOwnKernels(backend) ? [...SHAPES, ...LONG_SHAPES] : SHAPES;
@@ -130,15 +145,33 @@ forEachBackend((backend) => {
     for (const name of OPTIONAL) {
       it(`only ${name}`, () => expectScan(SMALL, operandsFor(SMALL, [name])));
       it(`all but ${name}`, () => {
-        expectScan(SMALL, operandsFor(SMALL, OPTIONAL.filter((other) => other !== name)), { returnLastState: true });
+        expectScan(
+          SMALL,
+          operandsFor(
+            SMALL,
+            OPTIONAL.filter((other) => other !== name),
+          ),
+          { returnLastState: true },
+        );
       });
     }
     it('an operand given as null is an absent one', () => {
       const operands = operandsFor(SMALL, []);
-      const { outputs } = runWithGradients(operands, [], ({ u, delta, A, B, C }) => {
-        const inputs = { u: u as Tensor3D, delta: delta as Tensor3D, A: A as Tensor2D, B: B as Tensor3D, C: C as Tensor3D };
-        return [selectiveScan({ ...inputs, D: null, z: null, deltaBias: null, seqIdx: null, h0: null }).out];
-      }, [operandSource(1).normal([SMALL.batch, SMALL.seqlen, SMALL.dInner])]);
+      const { outputs } = runWithGradients(
+        operands,
+        [],
+        ({ u, delta, A, B, C }) => {
+          const inputs = {
+            u: u as Tensor3D,
+            delta: delta as Tensor3D,
+            A: A as Tensor2D,
+            B: B as Tensor3D,
+            C: C as Tensor3D,
+          };
+          return [selectiveScan({ ...inputs, D: null, z: null, deltaBias: null, seqIdx: null, h0: null }).out];
+        },
+        [operandSource(1).normal([SMALL.batch, SMALL.seqlen, SMALL.dInner])],
+      );
       expectClose(outputs[0] as Float32Array, reference(problemOf(SMALL, operands)).out);
     });
     it('delta without softplus', () => {
@@ -159,7 +192,10 @@ forEachBackend((backend) => {
 
   it('resets at the second and at the last position, in each row at another', () => {
     const operands = operandsFor(SMALL);
-    const rows = [[0, 1, 1, 1, 1, 1, 1, 1, 2], [5, 5, 5, 5, 4, 4, 4, 4, 4]];
+    const rows = [
+      [0, 1, 1, 1, 1, 1, 1, 1, 2],
+      [5, 5, 5, 5, 4, 4, 4, 4, 4],
+    ];
     operands.seqIdx = { values: Int32Array.from(rows.flat()), shape: [SMALL.batch, SMALL.seqlen] };
     expectScan(SMALL, operands, { returnLastState: true });
   });
@@ -174,10 +210,16 @@ forEachBackend((backend) => {
     const operands = operandsFor(SMALL);
     const dlastState = operandSource(5).normal([SMALL.batch, SMALL.dInner, SMALL.dState]);
     const wanted = ['u', 'delta', 'A', 'B', 'deltaBias', 'h0'];
-    const { gradients } = runWithGradients(operands, wanted, (tensors) => scan(tensors, { returnLastState: true }).slice(1), [dlastState]);
+    const { gradients } = runWithGradients(
+      operands,
+      wanted,
+      (tensors) => scan(tensors, { returnLastState: true }).slice(1),
+      [dlastState],
+    );
     const zeros = new Float32Array(SMALL.batch * SMALL.seqlen * SMALL.dInner);
     const expected = referenceGradients(problemOf(SMALL, operands), zeros, dlastState.values);
-    for (const name of wanted) expectClose(gradients[name] as Float32Array, expected[name as keyof SelectiveScanGradients], { name });
+    for (const name of wanted)
+      expectClose(gradients[name] as Float32Array, expected[name as keyof SelectiveScanGradients], { name });
   });
 
   it('carries the state over two halves', () => {
@@ -185,10 +227,15 @@ forEachBackend((backend) => {
     const split = 4;
     const outputs = expectNoLeak(() =>
       tf.tidy(() => {
-        const tensors = Object.fromEntries(Object.entries(operands).map(([name, operand]) => [name, toTensor(operand)]));
+        const tensors = Object.fromEntries(
+          Object.entries(operands).map(([name, operand]) => [name, toTensor(operand)]),
+        );
         const half = (from: number, length: number) =>
           Object.fromEntries(
-            Object.entries(tensors).map(([name, tensor]) => [name, ['u', 'delta', 'B', 'C', 'z'].includes(name) ? tf.slice(tensor, [0, from, 0], [-1, length, -1]) : tensor]),
+            Object.entries(tensors).map(([name, tensor]) => [
+              name,
+              ['u', 'delta', 'B', 'C', 'z'].includes(name) ? tf.slice(tensor, [0, from, 0], [-1, length, -1]) : tensor,
+            ]),
           );
         const [first, state] = scan(half(0, split), { returnLastState: true });
         const [second] = scan({ ...half(split, SMALL.seqlen - split), h0: state as Tensor }, {});
@@ -203,10 +250,18 @@ forEachBackend((backend) => {
     const operands = operandsFor(SMALL, ['D', 'z', 'deltaBias']);
     const order = ['u', 'B', 'z', 'C', 'delta'];
     const widths = order.map((name) => operands[name]?.shape[2] ?? 0);
-    const packed = interleave(order.map((name) => operands[name] as Operand), batch * seqlen);
+    const packed = interleave(
+      order.map((name) => operands[name] as Operand),
+      batch * seqlen,
+    );
     const dout = operandSource(6).normal([batch, seqlen, dInner]);
     const { outputs, gradients } = runWithGradients(
-      { A: operands.A as Operand, D: operands.D as Operand, deltaBias: operands.deltaBias as Operand, packed: { ...packed, shape: [batch, seqlen, 3 * dInner + 2 * dState] } },
+      {
+        A: operands.A as Operand,
+        D: operands.D as Operand,
+        deltaBias: operands.deltaBias as Operand,
+        packed: { ...packed, shape: [batch, seqlen, 3 * dInner + 2 * dState] },
+      },
       ['packed', 'A'],
       ({ packed: wide, ...rest }) => {
         const parts = splitChannels(wide as Tensor, widths);
@@ -242,7 +297,9 @@ forEachBackend((backend) => {
       const u = operands.u as Operand;
       const values = u.values.slice() as Float32Array;
       values[t * dInner + c] = bad;
-      const { outputs } = runWithGradients({ ...operands, u: { ...u, values } }, [], (tensors) => scan(tensors, {}), [operandSource(1).normal([batch, seqlen, dInner])]);
+      const { outputs } = runWithGradients({ ...operands, u: { ...u, values } }, [], (tensors) => scan(tensors, {}), [
+        operandSource(1).normal([batch, seqlen, dInner]),
+      ]);
       const finite = Array.from(outputs[0] as Float32Array, Number.isFinite);
       const expected = finite.map((_, i) => !(i % dInner === c && i >= t * dInner && i < seqlen * dInner));
       expect(finite).toEqual(expected);
@@ -271,7 +328,18 @@ forEachBackend((backend) => {
     ['h0', 'float32', 'int32'],
   ])('refuses %s of another dtype', (name, wanted, given) => {
     const operands = operandsFor(SMALL);
-    const run = () => tf.tidy(() => scan(Object.fromEntries(Object.entries(operands).map(([key, operand]) => [key, key === name ? tf.cast(toTensor(operand), given as 'int32') : toTensor(operand)])), {}));
+    const run = () =>
+      tf.tidy(() =>
+        scan(
+          Object.fromEntries(
+            Object.entries(operands).map(([key, operand]) => [
+              key,
+              key === name ? tf.cast(toTensor(operand), given as 'int32') : toTensor(operand),
+            ]),
+          ),
+          {},
+        ),
+      );
     expect(run).toThrow(`selectiveScan: ${name} must be ${wanted}, got ${given}`);
   });
 });
@@ -284,7 +352,8 @@ function interleave(parts: Operand[], rows: number): Operand {
   let begin = 0;
   for (const [i, part] of parts.entries()) {
     const width = widths[i] as number;
-    for (let row = 0; row < rows; row++) values.set(part.values.subarray(row * width, (row + 1) * width), row * total + begin);
+    for (let row = 0; row < rows; row++)
+      values.set(part.values.subarray(row * width, (row + 1) * width), row * total + begin);
     begin += width;
   }
   return { values, shape: [rows, total] };
@@ -295,6 +364,7 @@ function columnsOf(values: Float32Array, rows: number, widths: number[], part: n
   const begin = widths.slice(0, part).reduce((a, b) => a + b, 0);
   const width = widths[part] as number;
   const out = new Float32Array(rows * width);
-  for (let row = 0; row < rows; row++) out.set(values.subarray(row * total + begin, row * total + begin + width), row * width);
+  for (let row = 0; row < rows; row++)
+    out.set(values.subarray(row * total + begin, row * total + begin + width), row * width);
   return out;
 }

@@ -6,9 +6,11 @@ import type { GradientContext } from '../definition.ts';
 import { defineGradient, only, present } from '../definition.ts';
 
 /** Sums a broadcast gradient back to the shape of the operand. */
-function reduceTo(dy: Tensor, shape: number[]): Tensor {
+export function reduceTo(dy: Tensor, shape: number[]): Tensor {
   const padding = dy.rank - shape.length;
-  const axes = dy.shape.flatMap((size, axis) => (axis < padding || (shape[axis - padding] === 1 && size !== 1) ? [axis] : []));
+  const axes = dy.shape.flatMap((size, axis) =>
+    axis < padding || (shape[axis - padding] === 1 && size !== 1) ? [axis] : [],
+  );
   return tf.reshape(axes.length > 0 ? tf.sum(dy, axes) : dy, shape);
 }
 

@@ -3,6 +3,7 @@
 import type { Tensor } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { defineGradient, only, present } from '../definition.ts';
+import { reduceTo } from './elementwise.ts';
 
 const inputShape = (inputs: Record<string, Tensor>, name = 'x') => present(inputs[name]).shape;
 
@@ -28,7 +29,11 @@ defineGradient('Slice', {
   save: () => [],
   grad: (dys, _saved, { inputs, attrs }) => {
     const shape = inputShape(inputs);
-    const [begin = [], size = []] = tf.slice_util.parseSliceParams(present(inputs.x), attrs.begin as number[], attrs.size as number[]);
+    const [begin = [], size = []] = tf.slice_util.parseSliceParams(
+      present(inputs.x),
+      attrs.begin as number[],
+      attrs.size as number[],
+    );
     const paddings = shape.map((length, i): [number, number] => {
       const first = begin[i] ?? 0;
       return [first, length - first - (size[i] ?? 0)];
@@ -64,9 +69,10 @@ defineGradient('Concat', {
 defineGradient('SplitV', {
   save: () => [],
   grad: (dys, _saved, { inputs, attrs }) => {
-    const sizes = attrs.numOrSizeSplits as number[];
-    const axis = tf.util.parseAxisParam(attrs.axis as number, inputShape(inputs))[0] as number;
-    return { x: tf.concat(fillMissing(dys, sizes, inputShape(inputs), axis), axis) };
+    const x = present(inputs.x);
+    const axis = tf.util.parseAxisParam(attrs.axis as number, x.shape)[0] as number;
+    const sizes = tf.backend_util.prepareSplitSize(x, attrs.numOrSizeSplits as number | number[], axis);
+    return { x: tf.concat(fillMissing(dys, sizes, x.shape, axis), axis) };
   },
 });
 
@@ -88,7 +94,12 @@ defineGradient('Unpack', {
   grad: (dys, _saved, { inputs, attrs }) => {
     const axis = tf.util.parseAxisParam(attrs.axis as number, inputShape(inputs, 'value'))[0] as number;
     const shape = inputShape(inputs, 'value').filter((_, i) => i !== axis);
-    return { value: tf.stack(dys.map((dy) => dy ?? tf.fill(shape, 0)), axis) };
+    return {
+      value: tf.stack(
+        dys.map((dy) => dy ?? tf.fill(shape, 0)),
+        axis,
+      ),
+    };
   },
 });
 
@@ -118,8 +129,16 @@ defineGradient('Tile', {
   grad: (dys, _saved, { inputs, attrs }) => {
     const shape = inputShape(inputs);
     const reps = attrs.reps as number[];
-    const split = tf.reshape(only(dys), shape.flatMap((size, i) => [reps[i] ?? 1, size]));
-    return { x: tf.sum(split, shape.map((_, i) => 2 * i)) };
+    const split = tf.reshape(
+      only(dys),
+      shape.flatMap((size, i) => [reps[i] ?? 1, size]),
+    );
+    return {
+      x: tf.sum(
+        split,
+        shape.map((_, i) => 2 * i),
+      ),
+    };
   },
 });
 
@@ -142,7 +161,10 @@ defineGradient('GatherV2', {
     const rows = shape[0] ?? 0;
     const flat = tf.reshape(present(indices), [-1]);
     const dy = tf.reshape(only(dys), [flat.size, -1]);
-    const oneHot = tf.cast(tf.equal(tf.reshape(flat, [1, -1]), tf.reshape(tf.range(0, rows, 1, 'int32'), [-1, 1])), 'float32');
+    const oneHot = tf.cast(
+      tf.equal(tf.reshape(flat, [1, -1]), tf.reshape(tf.range(0, rows, 1, 'int32'), [-1, 1])),
+      'float32',
+    );
     return { x: tf.reshape(tf.matMul(oneHot, dy), shape) };
   },
 });
@@ -155,18 +177,18 @@ defineGradient('BatchMatMul', {
     const result: Record<string, Tensor> = {};
     if (needs('a')) {
       const w = present(b);
-      result.a = unbroadcast(transposeA ? tf.matMul(w, dy, transposeB, true) : tf.matMul(dy, w, false, !transposeB), inputShape(inputs, 'a'));
+      result.a = reduceTo(
+        transposeA ? tf.matMul(w, dy, transposeB, true) : tf.matMul(dy, w, false, !transposeB),
+        inputShape(inputs, 'a'),
+      );
     }
     if (needs('b')) {
       const x = present(a);
-      result.b = unbroadcast(transposeB ? tf.matMul(dy, x, true, transposeA) : tf.matMul(x, dy, !transposeA, false), inputShape(inputs, 'b'));
+      result.b = reduceTo(
+        transposeB ? tf.matMul(dy, x, true, transposeA) : tf.matMul(x, dy, !transposeA, false),
+        inputShape(inputs, 'b'),
+      );
     }
     return result;
   },
 });
-
-/** Sums the batch axis of a product whose operand was broadcast over it. */
-function unbroadcast(gradient: Tensor, shape: number[]): Tensor {
-  const axes = gradient.shape.flatMap((size, i) => (i < gradient.rank - 2 && (shape[i] ?? 1) === 1 && size !== 1 ? [i] : []));
-  return axes.length > 0 ? tf.sum(gradient, axes, true) : gradient;
-}

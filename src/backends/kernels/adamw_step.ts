@@ -33,7 +33,9 @@ defineKernel('AdamwStep', (backend, inputs, attrs) => {
   backend.addon.adamwStep(
     backend.device,
     sizes(parameters),
-    ...[parameters, ...['gradient', 'expAvg', 'expAvgSq'].map((prefix) => list(inputs, prefix, count))].map((infos) => handles(backend, infos)),
+    ...[parameters, ...['gradient', 'expAvg', 'expAvgSq'].map((prefix) => list(inputs, prefix, count))].map((infos) =>
+      handles(backend, infos),
+    ),
     attrs.learningRates as Float32Array,
     attrs.weightDecays as Float32Array,
     attrs.beta1 as number,

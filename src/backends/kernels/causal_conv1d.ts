@@ -27,7 +27,12 @@ defineKernel('CausalConv1d', (backend, inputs, attrs) => {
   const [batch, seqlen, dInner, dConv] = dimensions(inputs);
   const y = backend.output([batch, seqlen, dInner]);
   const lastConvState = attrs.returnLastState ? backend.output([batch, dConv - 1, dInner]) : undefined;
-  backend.addon.causalConv1dFwd(backend.device, ...operands(backend, inputs, attrs), backend.handle(y), backend.handle(lastConvState));
+  backend.addon.causalConv1dFwd(
+    backend.device,
+    ...operands(backend, inputs, attrs),
+    backend.handle(y),
+    backend.handle(lastConvState),
+  );
   return lastConvState ? [y, lastConvState] : [y];
 });
 

@@ -5,7 +5,11 @@ import { getKernel, registerKernel } from '@tensorflow/tfjs-core';
 import type { DeviceBackend } from '../device_backend.ts';
 
 export type Infos = Record<string, TensorInfo | undefined>;
-export type KernelFunction = (backend: DeviceBackend, inputs: Infos, attrs: Record<string, unknown>) => TensorInfo | TensorInfo[];
+export type KernelFunction = (
+  backend: DeviceBackend,
+  inputs: Infos,
+  attrs: Record<string, unknown>,
+) => TensorInfo | TensorInfo[];
 
 const deviceKernels = new Map<string, KernelFunction>();
 
@@ -21,8 +25,15 @@ export function registerDeviceKernels(backendName: string): void {
     registerKernel({
       kernelName,
       backendName,
-      kernelFunc: ({ inputs, attrs, backend }: { inputs: NamedTensorInfoMap; attrs?: NamedAttrMap; backend: KernelBackend | object }) =>
-        kernel(backend as DeviceBackend, inputs, (attrs ?? {}) as Record<string, unknown>),
+      kernelFunc: ({
+        inputs,
+        attrs,
+        backend,
+      }: {
+        inputs: NamedTensorInfoMap;
+        attrs?: NamedAttrMap;
+        backend: KernelBackend | object;
+      }) => kernel(backend as DeviceBackend, inputs, (attrs ?? {}) as Record<string, unknown>),
     });
   }
 }

@@ -8,13 +8,53 @@ import { defineKernel, required, sizeOf } from './define.ts';
 
 /** Enum UnaryOp, in order. */
 const UNARY = [
-  'Neg', 'Abs', 'Exp', 'Expm1', 'Log', 'Log1p', 'Sqrt', 'Rsqrt', 'Square', 'Reciprocal', 'Sigmoid', 'Softplus', 'Tanh', 'Relu', 'Sign',
-  'Step', 'Floor', 'Ceil', 'Round', 'Erf', 'Sin', 'Cos', 'IsNan', 'IsFinite', 'IsInf', 'LogicalNot',
+  'Neg',
+  'Abs',
+  'Exp',
+  'Expm1',
+  'Log',
+  'Log1p',
+  'Sqrt',
+  'Rsqrt',
+  'Square',
+  'Reciprocal',
+  'Sigmoid',
+  'Softplus',
+  'Tanh',
+  'Relu',
+  'Sign',
+  'Step',
+  'Floor',
+  'Ceil',
+  'Round',
+  'Erf',
+  'Sin',
+  'Cos',
+  'IsNan',
+  'IsFinite',
+  'IsInf',
+  'LogicalNot',
 ];
 /** Enum BinaryOp, in order; from Equal on the output is bool. */
 const BINARY = [
-  'Add', 'Sub', 'Multiply', 'RealDiv', 'Maximum', 'Minimum', 'Pow', 'SquaredDifference', 'FloorDiv', 'Mod',
-  'Equal', 'NotEqual', 'Less', 'LessEqual', 'Greater', 'GreaterEqual', 'LogicalAnd', 'LogicalOr',
+  'Add',
+  'Sub',
+  'Multiply',
+  'RealDiv',
+  'Maximum',
+  'Minimum',
+  'Pow',
+  'SquaredDifference',
+  'FloorDiv',
+  'Mod',
+  'Equal',
+  'NotEqual',
+  'Less',
+  'LessEqual',
+  'Greater',
+  'GreaterEqual',
+  'LogicalAnd',
+  'LogicalOr',
 ];
 const FIRST_BOOL_UNARY = UNARY.indexOf('IsNan');
 const FIRST_BOOL_BINARY = BINARY.indexOf('Equal');
@@ -23,7 +63,10 @@ const INTEGER_UNARY = new Set(['Neg', 'Abs', 'Square', 'Relu', 'Sign', 'Floor', 
 for (const [op, kernelName] of UNARY.entries()) {
   defineKernel(kernelName, (backend, inputs) => {
     const given = required(inputs, 'x');
-    const x = kernelName === 'LogicalNot' || given.dtype === 'float32' || INTEGER_UNARY.has(kernelName) ? given : cast(backend, given, 'float32');
+    const x =
+      kernelName === 'LogicalNot' || given.dtype === 'float32' || INTEGER_UNARY.has(kernelName)
+        ? given
+        : cast(backend, given, 'float32');
     const y = backend.output(x.shape, op >= FIRST_BOOL_UNARY ? 'bool' : x.dtype);
     backend.addon.unary(backend.device, op, dtypeOf(x), sizeOf(x.shape), backend.handle(x), backend.handle(y));
     if (x !== given) backend.disposeData(x.dataId);
@@ -33,16 +76,24 @@ for (const [op, kernelName] of UNARY.entries()) {
 
 for (const [op, kernelName] of BINARY.entries()) {
   defineKernel(kernelName, (backend, inputs) => {
+    const shape = backend_util.assertAndGetBroadcastShape(required(inputs, 'a').shape, required(inputs, 'b').shape);
     const dtype = upcastType(required(inputs, 'a').dtype, required(inputs, 'b').dtype);
     const a = cast(backend, required(inputs, 'a'), dtype);
     const b = cast(backend, required(inputs, 'b'), dtype);
-    const shape = backend_util.assertAndGetBroadcastShape(a.shape, b.shape);
     const out = backend.output(shape, op >= FIRST_BOOL_BINARY ? 'bool' : dtype);
     const aStrides = broadcastStrides(a.shape, shape.length);
     const bStrides = broadcastStrides(b.shape, shape.length);
     backend.addon.binary(
-      backend.device, op, NATIVE_DTYPE[dtype as NativeDType], shape.length, Int32Array.from(shape), aStrides, bStrides,
-      backend.handle(a), backend.handle(b), backend.handle(out),
+      backend.device,
+      op,
+      NATIVE_DTYPE[dtype as NativeDType],
+      shape.length,
+      Int32Array.from(shape),
+      aStrides,
+      bStrides,
+      backend.handle(a),
+      backend.handle(b),
+      backend.handle(out),
     );
     backend.disposeData(a.dataId);
     backend.disposeData(b.dataId);
@@ -58,7 +109,12 @@ defineKernel('Select', (backend, inputs) => {
   const full = condition.shape.length === t.shape.length ? undefined : spreadRows(backend, condition, t.shape);
   const out = backend.output(t.shape, t.dtype);
   backend.addon.select(
-    backend.device, dtypeOf(t), sizeOf(t.shape), backend.handle(full ?? condition), backend.handle(t), backend.handle(required(inputs, 'e')),
+    backend.device,
+    dtypeOf(t),
+    sizeOf(t.shape),
+    backend.handle(full ?? condition),
+    backend.handle(t),
+    backend.handle(required(inputs, 'e')),
     backend.handle(out),
   );
   if (full) backend.disposeData(full.dataId);
@@ -69,8 +125,12 @@ defineKernel('Fill', (backend, _inputs, attrs) => {
   const { shape, value, dtype } = attrs as { shape: number[]; value: number; dtype?: DataType };
   return fill(backend, shape, dtype ?? 'float32', value);
 });
-defineKernel('ZerosLike', (backend, inputs) => fill(backend, required(inputs, 'x').shape, required(inputs, 'x').dtype, 0));
-defineKernel('OnesLike', (backend, inputs) => fill(backend, required(inputs, 'x').shape, required(inputs, 'x').dtype, 1));
+defineKernel('ZerosLike', (backend, inputs) =>
+  fill(backend, required(inputs, 'x').shape, required(inputs, 'x').dtype, 0),
+);
+defineKernel('OnesLike', (backend, inputs) =>
+  fill(backend, required(inputs, 'x').shape, required(inputs, 'x').dtype, 1),
+);
 
 function dtypeOf(info: TensorInfo): number {
   return NATIVE_DTYPE[info.dtype as NativeDType];
@@ -96,8 +156,16 @@ function spreadRows(backend: DeviceBackend, condition: TensorInfo, shape: number
   const rows = sizeOf(condition.shape);
   const columns = sizeOf(shape) / Math.max(rows, 1);
   backend.addon.stridedCopy(
-    backend.device, NATIVE_DTYPE.bool, 2, Int32Array.of(rows, columns), Int32Array.of(1, 0), Int32Array.of(columns, 1),
-    backend.handle(condition), 0, backend.handle(out), 0,
+    backend.device,
+    NATIVE_DTYPE.bool,
+    2,
+    Int32Array.of(rows, columns),
+    Int32Array.of(1, 0),
+    Int32Array.of(columns, 1),
+    backend.handle(condition),
+    0,
+    backend.handle(out),
+    0,
   );
   return out;
 }

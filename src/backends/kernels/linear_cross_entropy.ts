@@ -32,5 +32,6 @@ defineKernel('LinearCrossEntropy', (backend, inputs, attrs) => {
 function checkLabels(backend: DeviceBackend, labels: TensorInfo, vocabSize: number): void {
   const values = backend.readSync(labels.dataId);
   const bad = values.findIndex((value) => value >= vocabSize);
-  if (bad >= 0) throw new Error(`label ${values[bad]} at position ${bad} is not below the vocabulary size ${vocabSize}`);
+  if (bad >= 0)
+    throw new Error(`label ${values[bad]} at position ${bad} is not below the vocabulary size ${vocabSize}`);
 }

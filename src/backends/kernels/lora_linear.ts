@@ -5,7 +5,12 @@ import type { DeviceBackend } from '../device_backend.ts';
 import type { Infos } from './define.ts';
 import { defineKernel, required, rowCount } from './define.ts';
 
-function operands(backend: DeviceBackend, inputs: Infos, attrs: Record<string, unknown>, rows: number): (number | boolean)[] {
+function operands(
+  backend: DeviceBackend,
+  inputs: Infos,
+  attrs: Record<string, unknown>,
+  rows: number,
+): (number | boolean)[] {
   const [out, inFeatures] = required(inputs, 'W').shape as [number, number];
   return [
     rows,
@@ -32,7 +37,12 @@ defineKernel('LoraLinear', (backend, inputs, attrs) => {
   const [out] = required(inputs, 'W').shape as [number, number];
   const y = backend.output([...x.shape.slice(0, -1), out]);
   const xa = inputs.loraA ? backend.output([rows, inputs.loraA.shape[0] as number]) : undefined;
-  backend.addon.loraLinearFwd(backend.device, ...operands(backend, inputs, attrs, rows), backend.handle(y), backend.handle(xa));
+  backend.addon.loraLinearFwd(
+    backend.device,
+    ...operands(backend, inputs, attrs, rows),
+    backend.handle(y),
+    backend.handle(xa),
+  );
   return xa ? [y, xa] : [y];
 });
 
@@ -49,7 +59,9 @@ defineKernel('LoraLinearGrad', (backend, inputs, attrs) => {
     W: [out, inFeatures],
     bias: [out],
   };
-  const gradients = Object.entries(shapes).map(([name, shape]) => (needs.includes(name) ? backend.output(shape) : undefined));
+  const gradients = Object.entries(shapes).map(([name, shape]) =>
+    needs.includes(name) ? backend.output(shape) : undefined,
+  );
   backend.addon.loraLinearBwd(
     backend.device,
     ...operands(backend, inputs, attrs, rowCount(dy)),

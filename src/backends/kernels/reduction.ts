@@ -15,7 +15,7 @@ for (const [op, kernelName] of REDUCE.entries()) {
   defineKernel(kernelName, (backend, inputs, attrs) => {
     const x = required(inputs, 'x');
     const axes = util.parseAxisParam((attrs.axis ?? attrs.reductionIndices) as number | number[], x.shape);
-    const sorted = axes.length > 0 || x.shape.length === 0 ? axes.slice().sort((a, b) => a - b) : x.shape.map((_, i) => i);
+    const sorted = axes.slice().sort((a, b) => a - b);
     const from = cast(backend, x, inputType(kernelName, x.dtype));
     const out = reduce(backend, kernelName, op, from, sorted);
     backend.disposeData(from.dataId);
@@ -43,7 +43,10 @@ function reduce(backend: DeviceBackend, kernelName: string, op: number, x: Tenso
     let first = last;
     while (rest[rest.length - 1] === first - 1) first = rest.pop() as number;
     const shape = current.shape;
-    const out = backend.output([...shape.slice(0, first), ...shape.slice(last + 1)], kernelName.startsWith('Arg') ? 'int32' : current.dtype);
+    const out = backend.output(
+      [...shape.slice(0, first), ...shape.slice(last + 1)],
+      kernelName.startsWith('Arg') ? 'int32' : current.dtype,
+    );
     backend.addon.reduce(
       backend.device,
       op,
@@ -87,7 +90,9 @@ defineKernel('Softmax', (backend, inputs) => {
   return out;
 });
 
-defineKernel('BatchMatMul', (backend, inputs, attrs) => matMul(backend, inputs, attrs.transposeA as boolean, attrs.transposeB as boolean));
+defineKernel('BatchMatMul', (backend, inputs, attrs) =>
+  matMul(backend, inputs, attrs.transposeA as boolean, attrs.transposeB as boolean),
+);
 
 function matMul(backend: DeviceBackend, inputs: Infos, transposeA: boolean, transposeB: boolean): TensorInfo {
   const a = required(inputs, 'a');
@@ -96,13 +101,18 @@ function matMul(backend: DeviceBackend, inputs: Infos, transposeA: boolean, tran
   const [bRows, bColumns] = b.shape.slice(-2) as [number, number];
   const [m, k] = transposeA ? [aColumns, aRows] : [aRows, aColumns];
   const [inner, n] = transposeB ? [bColumns, bRows] : [bRows, bColumns];
-  if (k !== inner) throw new Error(`matMul: inner dimensions differ: [${a.shape}]${transposeA ? '^T' : ''} by [${b.shape}]${transposeB ? '^T' : ''}`);
+  if (k !== inner)
+    throw new Error(
+      `matMul: inner dimensions differ: [${a.shape}]${transposeA ? '^T' : ''} by [${b.shape}]${transposeB ? '^T' : ''}`,
+    );
   const batchA = sizeOf(a.shape.slice(0, -2));
   const batchB = sizeOf(b.shape.slice(0, -2));
   const batchShape = broadcast_util.assertAndGetBroadcastShape(a.shape.slice(0, -2), b.shape.slice(0, -2));
   const batch = sizeOf(batchShape);
   if ((batchA !== batch && batchA !== 1) || (batchB !== batch && batchB !== 1)) {
-    throw new Error(`matMul: batch dimensions of [${a.shape}] and [${b.shape}] broadcast in a way the native backends do not support`);
+    throw new Error(
+      `matMul: batch dimensions of [${a.shape}] and [${b.shape}] broadcast in a way the native backends do not support`,
+    );
   }
   const out = backend.output([...batchShape, m, n]);
   backend.addon.matmul(

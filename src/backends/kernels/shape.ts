@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** tfjs-core's kernels that move, join and look up elements, on the native devices. */
 import type { TensorInfo } from '@tensorflow/tfjs-core';
-import { slice_util, util } from '@tensorflow/tfjs-core';
+import { backend_util, slice_util, util } from '@tensorflow/tfjs-core';
 import type { DeviceBackend, NativeDType } from '../device_backend.ts';
 import { NATIVE_DTYPE } from '../device_backend.ts';
 import { defineKernel, lastDim, required, sizeOf } from './define.ts';
@@ -34,28 +34,72 @@ defineKernel('SplitChannels', (backend, inputs, attrs) => {
 defineKernel('Transpose', (backend, inputs, attrs) => {
   const x = required(inputs, 'x');
   const perm = attrs.perm as number[];
-  const out = backend.output(perm.map((axis) => x.shape[axis] as number), x.dtype);
+  const out = backend.output(
+    perm.map((axis) => x.shape[axis] as number),
+    x.dtype,
+  );
   const from = stridesOf(x.shape);
-  stridedCopy(backend, out.shape, x, perm.map((axis) => from[axis] as number), 0, out, stridesOf(out.shape), 0);
+  stridedCopy(
+    backend,
+    out.shape,
+    x,
+    perm.map((axis) => from[axis] as number),
+    0,
+    out,
+    stridesOf(out.shape),
+    0,
+  );
   return out;
 });
 
 defineKernel('Slice', (backend, inputs, attrs) => {
   const x = required(inputs, 'x');
-  const [begin = [], size = []] = slice_util.parseSliceParams(x as never, attrs.begin as number[], attrs.size as number[]);
+  const [begin = [], size = []] = slice_util.parseSliceParams(
+    x as never,
+    attrs.begin as number[],
+    attrs.size as number[],
+  );
   slice_util.assertParamsValid(x as never, begin, size);
   return slice(backend, x, begin, size);
 });
 
 defineKernel('StridedSlice', (backend, inputs, attrs) => {
   const x = required(inputs, 'x');
-  const a = attrs as { begin: number[]; end: number[]; strides: number[]; beginMask: number; endMask: number; ellipsisMask: number; newAxisMask: number; shrinkAxisMask: number };
-  const plan = slice_util.sliceInfo(x.shape, a.begin, a.end, a.strides, a.beginMask, a.endMask, a.ellipsisMask, a.newAxisMask, a.shrinkAxisMask);
+  const a = attrs as {
+    begin: number[];
+    end: number[];
+    strides: number[];
+    beginMask: number;
+    endMask: number;
+    ellipsisMask: number;
+    newAxisMask: number;
+    shrinkAxisMask: number;
+  };
+  const plan = slice_util.sliceInfo(
+    x.shape,
+    a.begin,
+    a.end,
+    a.strides,
+    a.beginMask,
+    a.endMask,
+    a.ellipsisMask,
+    a.newAxisMask,
+    a.shrinkAxisMask,
+  );
   const out = backend.output(plan.finalShapeSparse, x.dtype);
   const size = slice_util.computeOutShape(plan.begin, plan.end, plan.strides);
   const from = stridesOf(x.shape);
   const offset = plan.begin.reduce((sum, first, i) => sum + first * (from[i] as number), 0);
-  stridedCopy(backend, size, x, from.map((stride, i) => stride * (plan.strides[i] as number)), offset, out, stridesOf(size), 0);
+  stridedCopy(
+    backend,
+    size,
+    x,
+    from.map((stride, i) => stride * (plan.strides[i] as number)),
+    offset,
+    out,
+    stridesOf(size),
+    0,
+  );
   const shaped = backend.share(out, plan.finalShape);
   backend.disposeData(out.dataId);
   return shaped;
@@ -82,7 +126,12 @@ defineKernel('Unpack', (backend, inputs, attrs) => {
   const value = required(inputs, 'value');
   const axis = util.parseAxisParam(attrs.axis as number, value.shape)[0] as number;
   return Array.from({ length: value.shape[axis] as number }, (_, i) => {
-    const part = slice(backend, value, value.shape.map((_size, d) => (d === axis ? i : 0)), value.shape.with(axis, 1));
+    const part = slice(
+      backend,
+      value,
+      value.shape.map((_size, d) => (d === axis ? i : 0)),
+      value.shape.with(axis, 1),
+    );
     const shaped = backend.share(part, value.shape.toSpliced(axis, 1));
     backend.disposeData(part.dataId);
     return shaped;
@@ -92,12 +141,15 @@ defineKernel('Unpack', (backend, inputs, attrs) => {
 defineKernel('SplitV', (backend, inputs, attrs) => {
   const x = required(inputs, 'x');
   const axis = util.parseAxisParam(attrs.axis as number, x.shape)[0] as number;
-  const given = attrs.numOrSizeSplits as number | number[];
-  const length = x.shape[axis] as number;
-  const sizes = typeof given === 'number' ? Array.from({ length: given }, () => length / given) : given;
+  const sizes = backend_util.prepareSplitSize(x as never, attrs.numOrSizeSplits as number | number[], axis);
   let begin = 0;
   return sizes.map((size) => {
-    const part = slice(backend, x, x.shape.map((_size, d) => (d === axis ? begin : 0)), x.shape.with(axis, size));
+    const part = slice(
+      backend,
+      x,
+      x.shape.map((_size, d) => (d === axis ? begin : 0)),
+      x.shape.with(axis, size),
+    );
     begin += size;
     return part;
   });
@@ -108,7 +160,13 @@ defineKernel('PadV2', (backend, inputs, attrs) => {
   const paddings = attrs.paddings as [number, number][];
   const shape = x.shape.map((size, i) => size + (paddings[i]?.[0] ?? 0) + (paddings[i]?.[1] ?? 0));
   const out = backend.output(shape, x.dtype);
-  backend.addon.fill(backend.device, NATIVE_DTYPE[x.dtype as NativeDType], sizeOf(shape), (attrs.constantValue as number) ?? 0, backend.handle(out));
+  backend.addon.fill(
+    backend.device,
+    NATIVE_DTYPE[x.dtype as NativeDType],
+    sizeOf(shape),
+    (attrs.constantValue as number) ?? 0,
+    backend.handle(out),
+  );
   const to = stridesOf(shape);
   const offset = to.reduce((sum, stride, i) => sum + stride * (paddings[i]?.[0] ?? 0), 0);
   stridedCopy(backend, x.shape, x, stridesOf(x.shape), 0, out, to, offset);
@@ -118,7 +176,10 @@ defineKernel('PadV2', (backend, inputs, attrs) => {
 defineKernel('Tile', (backend, inputs, attrs) => {
   const x = required(inputs, 'x');
   const reps = attrs.reps as number[];
-  const out = backend.output(x.shape.map((size, i) => size * (reps[i] as number)), x.dtype);
+  const out = backend.output(
+    x.shape.map((size, i) => size * (reps[i] as number)),
+    x.dtype,
+  );
   const dims = x.shape.flatMap((size, i) => [reps[i] as number, size]);
   const from = stridesOf(x.shape).flatMap((stride) => [0, stride]);
   const to = stridesOf(out.shape).flatMap((stride, i) => [stride * (x.shape[i] as number), stride]);
@@ -132,14 +193,24 @@ defineKernel('Reverse', (backend, inputs, attrs) => {
   const out = backend.output(x.shape, x.dtype);
   const to = stridesOf(x.shape);
   const offset = axes.reduce((sum, axis) => sum + (to[axis] as number) * ((x.shape[axis] as number) - 1), 0);
-  stridedCopy(backend, x.shape, x, to, 0, out, to.map((stride, i) => (axes.includes(i) ? -stride : stride)), sizeOf(x.shape) > 0 ? offset : 0);
+  stridedCopy(
+    backend,
+    x.shape,
+    x,
+    to,
+    0,
+    out,
+    to.map((stride, i) => (axes.includes(i) ? -stride : stride)),
+    sizeOf(x.shape) > 0 ? offset : 0,
+  );
   return out;
 });
 
 defineKernel('GatherV2', (backend, inputs, attrs) => {
   const x = required(inputs, 'x');
   const indices = required(inputs, 'indices');
-  if ((attrs.batchDims as number) !== 0) throw new Error('GatherV2 with batch dimensions is not supported by the native backends');
+  if ((attrs.batchDims as number) !== 0)
+    throw new Error('GatherV2 with batch dimensions is not supported by the native backends');
   const axis = util.parseAxisParam(attrs.axis as number, x.shape)[0] as number;
   const length = x.shape[axis] as number;
   checkIndices(backend, indices, length);

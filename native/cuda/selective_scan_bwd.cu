@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0
+// Selective scan, backward. Blocks walk tiles of 32 steps in reverse. Per tile: element work (softplus and its slope, gate);
+// a forward walk from the checkpoint that notes the state before every 8 steps; then per 8 steps, last first, the states
+// and decays are recomputed into registers and the adjoint runs over them,
+//
+//   g_t = C_t dy_t + a_{t+1} g_{t+1}      with a_t = exp(delta'_t A), dy_t = dout_t silu(z_t)
+//
+// and element work again for du, ddelta, dz. dB and dC are sums over channels: threads of one warp that hold different
+// channels hold their states in different orders, so that each exchange sends one half of the registers and keeps the other
+// without selecting; warps add up in shared memory, blocks through scratch memory and a second kernel, always in one order.
+//
+// Count at 8 x 1536 x 1024, d_state 16, all options: u, delta, z, dout, du, ddelta, dz 352 MB, checkpoints 25 MB, block sums
+// of dB and dC 50 MB out and in (2 d_state / 32 floats an element): 112 us at 4.3 TB/s. Exponentials 1.75 a state, 5 an
+// element: 100 us. About 108 instructions a step of 4 states: 165 us of issue slots, the bound; 21 of them go to the shared
+// memory pipe: 130 us. Predicted: 210 to 250 us, 15 of them for the second kernel.
+#include "selective_scan_detail.cuh"
+
+namespace mambatune {
+namespace cuda {
+namespace {
+
+constexpr int kWarps = kScanThreads / 32;
+constexpr int64_t kEnoughBlocks = 200;  // the summaries cost a third of the scan here, so time is cut sooner than in the forward
+constexpr int kSumThreads = 256;
+
+constexpr int log2_of(int x) { return x == 1 ? 0 : 1 + log2_of(x / 2); }
+
+template <class Config>
+struct Backward {
+  static constexpr int kSub = Config::kStates > 4 ? 4 : 8;             // steps whose decays and states are in registers
+  static constexpr int kSubs = kScanTile / kSub;
+  static constexpr int kFlush = Config::kStored > 64 ? kSub : kScanTile;  // steps of dB and dC held in shared memory
+  static constexpr int kChannelBits = log2_of(32 / Config::kLanes);    // channels of a warp
+  static constexpr int kOrderBits = kChannelBits < log2_of(Config::kStates) ? kChannelBits : log2_of(Config::kStates);
+  static constexpr int kOrders = 1 << kOrderBits;                      // orders in which threads hold their states
+  static constexpr int kSlots = Config::kStates >> kOrderBits;         // states left to a thread after the exchanges
+  static constexpr int kPlane = kScanTile * Config::kChannels + 8;
+
+  struct Memory {
+    float4 steps[kScanTile * Config::kChannels];                // delta', u, dy, slope of softplus
+    float B[kScanTile * kOrders * Config::kStored];             // [step][order][state]
+    float C[kScanTile * kOrders * Config::kStored];
+    float starts[kSubs * kScanThreads * Config::kStates];       // each thread's states before every kSub steps
+    float sums[3][kPlane];                                      // sums over states: C h, g B, g a h A
+    float partial[kWarps][kFlush * 2 * Config::kStored];        // dB, dC of the channels of a warp
+    int resets[kScanTile];
+  };
+};
+
+struct Partials {
+  float* BC;    // [channel blocks, batch, seqlen, 2, stored]
+  float* A;     // [batch, chunks, d_inner, d_state] or null
+  float* D;     // [batch, chunks, d_inner] or null
+  float* bias;  // [batch, chunks, d_inner] or null
+};
+
+// B and C of a tile in every order: slot j of order o of a lane holds state j ^ (o * kSlots).
+template <class Config>
+__device__ __forceinline__ void stage_orders(float* to, const float* from, int64_t stride, int64_t first_row, int64_t steps,
+                                             int64_t d_state) {
+  using Plan = Backward<Config>;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < kScanTile * Config::kStored; i += kScanThreads) {
+    const int t = i / Config::kStored, n = i % Config::kStored;
+    const float value = t < steps && n < d_state ? from[(first_row + t) * stride + n] : 0.0f;
+#pragma unroll
+    for (int order = 0; order < Plan::kOrders; ++order) {
+      to[(t * Plan::kOrders + order) * Config::kStored + (n ^ (order * Plan::kSlots))] = value;
+    }
+  }
+}
+
+// Asks for the next tile's operands, a row of the block's channels a thread.
+template <class Config>
+__device__ __forceinline__ void prefetch_tile(const SelectiveScanBwdParams& p, const ScanPlace<Config>& place, int64_t tile,
+                                              int64_t tiles) {
+  const int64_t row = place.first_row + tile * kScanTile + threadIdx.x % kScanTile;
+  const int64_t channel = place.channel_block * Config::kChannels;
+  const int which = threadIdx.x / kScanTile;
+  const float* at = which == 0   ? p.u + row * p.u_row_stride
+                    : which == 1 ? p.delta + row * p.delta_row_stride
+                    : which == 2 ? p.dout + row * p.d_inner
+                    : p.z        ? p.z + row * p.z_row_stride
+                                 : p.dout + row * p.d_inner;
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at + channel));
+  if (tile > 0 && place.live && place.lane == 0) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(
+        p.checkpoints + checkpoint_offset(place.batch, tile, place.channel, tiles, p.d_inner, Config::kStored)));
+  }
+}
+
+// Sums `half` upper products over partners: the thread keeps the lower ones. scale * value is the product.
+template <class Config>
+__device__ __forceinline__ void exchange_products(float (&kept)[Config::kStates], float scale, const float (&values)[Config::kStates]) {
+  using Plan = Backward<Config>;
+  if constexpr (Plan::kOrderBits == 0) {
+#pragma unroll
+    for (int j = 0; j < Config::kStates; ++j) kept[j] = scale * values[j];
+  } else {
+    constexpr int kHalf = Config::kStates / 2;
+#pragma unroll
+    for (int j = 0; j < kHalf; ++j) {
+      kept[j] = fmaf(scale, values[j], __shfl_xor_sync(0xffffffffu, scale * values[j + kHalf], Config::kLanes));
+    }
+#pragma unroll
+    for (int bit = 1; bit < Plan::kOrderBits; ++bit) {
+#pragma unroll
+      for (int j = 0; j < (kHalf >> bit); ++j) {
+        kept[j] += __shfl_xor_sync(0xffffffffu, kept[j + (kHalf >> bit)], Config::kLanes << bit);
+      }
+    }
+  }
+}
+
+// Writes the sums over the warp's channels of scale_B * g and scale_C * h, the step's dB and dC.
+template <class Config>
+__device__ __forceinline__ void sum_over_channels(float* row, int lane, int order_mask, float scale_B,
+                                                  const float (&g)[Config::kStates], float scale_C,
+                                                  const float (&h)[Config::kStates]) {
+  using Plan = Backward<Config>;
+  float B[Config::kStates], C[Config::kStates];
+  exchange_products<Config>(B, scale_B, g);
+  exchange_products<Config>(C, scale_C, h);
+  const int first = lane * Config::kStates;
+  if constexpr (Plan::kOrderBits == Plan::kChannelBits) {
+#pragma unroll
+    for (int j = 0; j < Plan::kSlots; ++j) {
+      row[first + (j ^ order_mask)] = B[j];
+      row[Config::kStored + first + (j ^ order_mask)] = C[j];
+    }
+  } else {
+    const int group = threadIdx.x % 32 / Config::kLanes >> Plan::kOrderBits;
+    const bool keeps_C = group & 1;
+    float sum = (keeps_C ? C[0] : B[0]) +
+                __shfl_xor_sync(0xffffffffu, keeps_C ? B[0] : C[0], Config::kLanes << Plan::kOrderBits);
+#pragma unroll
+    for (int mask = Config::kLanes << (Plan::kOrderBits + 1); mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+    if (group < 2) row[(keeps_C ? Config::kStored : 0) + first + order_mask] = sum;
+  }
+}
+
+// Sums three values over the lanes of a channel; lane 0, 1, 2 is left with the first, second, third.
+template <int Lanes>
+__device__ __forceinline__ float sum_three(float first, float second, float third, int lane) {
+  const bool odd = lane & 1, upper = lane & 2;
+  const float pair = (odd ? second : first) + __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
+  third += __shfl_xor_sync(0xffffffffu, third, 1);
+  float sum = (upper ? third : pair) + __shfl_xor_sync(0xffffffffu, upper ? pair : third, 2);
+#pragma unroll
+  for (int mask = 4; mask < Lanes; mask *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+  return sum;
+}
+
+// Adds the warps' dB and dC of steps [from, from + kFlush) of the tile and writes them to the block's place.
+template <class Config>
+__device__ __forceinline__ void flush_partial(const typename Backward<Config>::Memory& memory, float* to, int64_t steps) {
+  constexpr int kRow = 2 * Config::kStored;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < Backward<Config>::kFlush * kRow; i += kScanThreads) {
+    if (i / kRow >= steps) break;
+    to[i] = (memory.partial[0][i] + memory.partial[1][i]) + (memory.partial[2][i] + memory.partial[3][i]);
+  }
+}
+
+template <class Config, bool Resets, bool ParameterGradients>
+__global__ void __launch_bounds__(kScanThreads, 3)
+    scan_backward_kernel(const __grid_constant__ SelectiveScanBwdParams p, const TimeSplit split, const Partials partials) {
+  using Plan = Backward<Config>;
+  constexpr int kElements = Config::kElements, kStates = Config::kStates, kStored = Config::kStored, kSub = Plan::kSub;
+  constexpr int kOrderRow = Plan::kOrders * kStored;
+  extern __shared__ float4 raw_memory[];
+  auto& memory = *reinterpret_cast<typename Plan::Memory*>(raw_memory);
+  const ScanPlace<Config> place(p, split.chunks);
+  const float bias = p.delta_bias && place.staged_live ? p.delta_bias[place.staged_channel] : 0.0f;
+  const float skip = p.D && place.staged_live ? p.D[place.staged_channel] : 0.0f;
+
+  int order_mask = 0;  // slot j holds state j ^ order_mask of the lane
+#pragma unroll
+  for (int bit = 0; bit < Plan::kOrderBits; ++bit) {
+    if (threadIdx.x % 32 / Config::kLanes >> bit & 1) order_mask ^= (kStates / 2) >> bit;
+  }
+  const int order_offset = order_mask / Plan::kSlots * kStored + place.lane * kStates;
+  const int64_t state_row = (place.batch * p.d_inner + place.channel) * p.d_state;
+  const int64_t part = place.batch * split.chunks + place.chunk;
+
+  float A[kStates], g[kStates], dA[kStates] = {};  // g: the adjoint carried into the step before
+#pragma unroll
+  for (int j = 0; j < kStates; ++j) {
+    const int n = place.lane * kStates + (j ^ order_mask);
+    const bool exists = place.live && n < p.d_state;
+    A[j] = exists ? p.A[place.channel * p.d_state + n] * kLog2E : 0.0f;
+    if (split.starts) {
+      g[j] = place.live ? split.starts[(part * p.d_inner + place.channel) * kStored + n] : 0.0f;
+    } else {
+      g[j] = exists && p.dlast_state ? p.dlast_state[state_row + n] : 0.0f;
+    }
+  }
+  float dD = 0.0f, dbias = 0.0f;
+
+  const int first_tile = static_cast<int>(place.chunk) * split.chunk_tiles;
+  const int end_tile = min(first_tile + split.chunk_tiles, split.tiles);
+  for (int tile = end_tile - 1; tile >= first_tile; --tile) {
+    const int64_t first = static_cast<int64_t>(tile) * kScanTile;
+    const int64_t steps = min(static_cast<int64_t>(kScanTile), p.seqlen - first);
+    float h[kStates];
+#pragma unroll
+    for (int j = 0; j < kStates; ++j) {
+      const int n = place.lane * kStates + (j ^ order_mask);
+      if (tile > 0) {
+        h[j] = place.live ? p.checkpoints[checkpoint_offset(place.batch, tile, place.channel, split.tiles, p.d_inner, kStored) + n] : 0.0f;
+      } else {
+        h[j] = p.h0 && place.live && n < p.d_state ? p.h0[state_row + n] : 0.0f;
+      }
+    }
+    float z_factor[kElements];  // dz over the ungated output
+    {
+      float u[kElements], raw[kElements], z[kElements] = {}, dout[kElements];
+      fetch<Config>(raw, p.delta, p.delta_row_stride, place, first, p.seqlen);
+      fetch<Config>(u, p.u, p.u_row_stride, place, first, p.seqlen);
+      fetch<Config>(dout, p.dout, p.d_inner, place, first, p.seqlen);
+      if (p.z) fetch<Config>(z, p.z, p.z_row_stride, place, first, p.seqlen);
+      stage_orders<Config>(memory.B, p.B, p.B_row_stride, place.first_row + first, steps, p.d_state);
+      stage_orders<Config>(memory.C, p.C, p.C_row_stride, place.first_row + first, steps, p.d_state);
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) {
+        const float x = raw[e] + bias;
+        const float delta = place.has(first, e, p.seqlen) ? (p.delta_softplus ? softplus(x) : x) : 0.0f;
+        const float slope = p.delta_softplus ? softplus_slope(x) : 1.0f;
+        const float gate = p.z ? sigmoid(z[e]) : 1.0f;
+        const float dy = p.z ? dout[e] * z[e] * gate : dout[e];
+        z_factor[e] = dout[e] * gate * fmaf(z[e], 1.0f - gate, 1.0f);
+        memory.steps[(place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local] =
+            make_float4(delta, u[e], dy, slope);
+      }
+    }
+    if constexpr (Resets) stage_resets(memory.resets, p.seq_idx, place.first_row, first, p.seqlen);
+    __syncthreads();
+    if (tile > first_tile) prefetch_tile<Config>(p, place, tile - 1, split.tiles);
+
+    const int subs = static_cast<int>((steps + kSub - 1) / kSub);
+    float* own_starts = memory.starts + threadIdx.x * kStates;
+#pragma unroll 1
+    for (int sub = 0; sub < subs; ++sub) {
+      store_vector(own_starts + sub * kScanThreads * kStates, h);
+      if (sub + 1 == subs) break;
+#pragma unroll
+      for (int i = 0; i < kSub; ++i) {
+        const int t = sub * kSub + i;
+        const float2 step = *reinterpret_cast<const float2*>(&memory.steps[t * Config::kChannels + place.local]);
+        const float x = step.x * step.y;
+        float B[kStates];
+        load_vector(B, memory.B + t * kOrderRow + order_offset);
+#pragma unroll
+        for (int j = 0; j < kStates; ++j) {
+          if (Resets && memory.resets[t]) h[j] = 0.0f;
+          h[j] = fmaf(exp2_fast(step.x * A[j]), h[j], x * B[j]);
+        }
+      }
+    }
+
+#pragma unroll 1
+    for (int sub = subs - 1; sub >= 0; --sub) {
+      float decay[kSub][kStates], state[kSub + 1][kStates];  // state[i]: before step i
+      load_vector(state[0], own_starts + sub * kScanThreads * kStates);
+#pragma unroll
+      for (int i = 0; i < kSub; ++i) {
+        const int t = sub * kSub + i;
+        const float2 step = *reinterpret_cast<const float2*>(&memory.steps[t * Config::kChannels + place.local]);
+        const float x = step.x * step.y;
+        float B[kStates];
+        load_vector(B, memory.B + t * kOrderRow + order_offset);
+        const bool reset = Resets && memory.resets[t];
+#pragma unroll
+        for (int j = 0; j < kStates; ++j) {
+          decay[i][j] = reset ? 0.0f : exp2_fast(step.x * A[j]);
+          state[i + 1][j] = fmaf(decay[i][j], state[i][j], x * B[j]);
+        }
+      }
+#pragma unroll
+      for (int i = kSub - 1; i >= 0; --i) {
+        const int t = sub * kSub + i;
+        const float4 step = memory.steps[t * Config::kChannels + place.local];
+        float B[kStates], C[kStates], y = 0.0f, grad_input = 0.0f, grad_decay = 0.0f;
+        load_vector(B, memory.B + t * kOrderRow + order_offset);
+        load_vector(C, memory.C + t * kOrderRow + order_offset);
+#pragma unroll
+        for (int j = 0; j < kStates; ++j) {
+          g[j] = fmaf(C[j], step.z, g[j]);
+          y = fmaf(C[j], state[i + 1][j], y);
+          grad_input = fmaf(g[j], B[j], grad_input);
+        }
+        sum_over_channels<Config>(memory.partial[threadIdx.x / 32] + t % Plan::kFlush * 2 * kStored, place.lane, order_mask,
+                                  step.x * step.y, g, step.z, state[i + 1]);
+#pragma unroll
+        for (int j = 0; j < kStates; ++j) {
+          g[j] *= decay[i][j];
+          const float carried = g[j] * state[i][j];
+          grad_decay = fmaf(carried, A[j], grad_decay);
+          if constexpr (ParameterGradients) dA[j] = fmaf(carried, step.x, dA[j]);
+        }
+        const float sum = sum_three<Config::kLanes>(y, grad_input, grad_decay, place.lane);
+        if (place.lane < 3) memory.sums[place.lane][t * Config::kChannels + place.local] = sum;
+      }
+      if constexpr (Plan::kFlush < kScanTile) {
+        __syncthreads();
+        const int64_t row = (place.channel_block * p.batch * p.seqlen + place.first_row + first + sub * kSub) * 2 * kStored;
+        flush_partial<Config>(memory, partials.BC + row, steps - sub * kSub);
+        __syncthreads();
+      }
+    }
+    __syncthreads();
+    if constexpr (Plan::kFlush == kScanTile) {
+      const int64_t row = (place.channel_block * p.batch * p.seqlen + place.first_row + first) * 2 * kStored;
+      flush_partial<Config>(memory, partials.BC + row, steps);
+    }
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) {
+      if (!place.has(first, e, p.seqlen)) continue;
+      const int at = (place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local;
+      const int64_t row = place.row(first, e);
+      const float4 step = memory.steps[at];
+      const float grad_input = memory.sums[1][at];
+      const float ddelta = fmaf(step.y, grad_input, kLn2 * memory.sums[2][at]) * step.w;
+      p.du[row * p.du_row_stride + place.staged_channel] = fmaf(step.x, grad_input, skip * step.z);
+      p.ddelta[row * p.ddelta_row_stride + place.staged_channel] = ddelta;
+      if (p.dz) p.dz[row * p.dz_row_stride + place.staged_channel] = z_factor[e] * fmaf(skip, step.y, memory.sums[0][at]);
+      if constexpr (ParameterGradients) {
+        dD = fmaf(step.z, step.y, dD);
+        dbias += ddelta;
+      }
+    }
+  }
+
+  if (place.chunk == 0 && p.dh0 && place.live) {
+#pragma unroll
+    for (int j = 0; j < kStates; ++j) {
+      const int n = place.lane * kStates + (j ^ order_mask);
+      if (n < p.d_state) p.dh0[state_row + n] = g[j];
+    }
+  }
+  if constexpr (ParameterGradients) {
+    if (partials.A && place.live) {
+#pragma unroll
+      for (int j = 0; j < kStates; ++j) {
+        const int n = place.lane * kStates + (j ^ order_mask);
+        if (n < p.d_state) partials.A[(part * p.d_inner + place.channel) * p.d_state + n] = dA[j];
+      }
+    }
+    float *sum_D = memory.sums[0], *sum_bias = sum_D + kScanThreads;
+    __syncthreads();
+    sum_D[threadIdx.x] = dD;
+    sum_bias[threadIdx.x] = dbias;
+    __syncthreads();
+    if (place.staged_row > 0 || !place.staged_live) return;
+    for (int i = Config::kChannels; i < kScanThreads; i += Config::kChannels) {
+      dD += sum_D[threadIdx.x + i];
+      dbias += sum_bias[threadIdx.x + i];
+    }
+    if (partials.D) partials.D[part * p.d_inner + place.staged_channel] = dD;
+    if (partials.bias) partials.bias[part * p.d_inner + place.staged_channel] = dbias;
+  }
+}
+
+// dB and dC: the sums of the channel blocks, added in their order.
+__global__ void __launch_bounds__(kSumThreads)
+    sum_channel_blocks_kernel(const __grid_constant__ SelectiveScanBwdParams p, const float* partial, int blocks, int stored) {
+  const int64_t count = p.batch * p.seqlen * 2 * stored;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
+  if (i >= count) return;
+  const int k = static_cast<int>(i % (2 * stored)), n = k % stored;
+  if (n >= p.d_state) return;
+  float sum = 0.0f;
+#pragma unroll 8
+  for (int block = 0; block < blocks; ++block) sum += partial[block * count + i];
+  const int64_t row = i / (2 * stored);
+  if (k < stored) {
+    p.dB[row * p.dB_row_stride + n] = sum;
+  } else {
+    p.dC[row * p.dC_row_stride + n] = sum;
+  }
+}
+
+constexpr const char* kOp = "selective_scan backward";
+
+template <class Config, bool Resets, bool ParameterGradients>
+Error scan_backward(const SelectiveScanBwdParams& p) {
+  const int64_t channel_blocks = ceil_div(p.d_inner, Config::kChannels), blocks = p.batch * channel_blocks;
+  TimeSplit split = split_time(blocks, p.seqlen, kEnoughBlocks);
+  Scratch states, BC, A, D, bias;
+  MAMBATUNE_TRY((start_chunks<Config, Resets, true>(p, p.dout, p.dlast_state, split, states)));
+  const int64_t parts = p.batch * split.chunks, count = p.batch * p.seqlen * 2 * Config::kStored;
+  MAMBATUNE_TRY(BC.reserve(channel_blocks * count));
+  if (p.dA) MAMBATUNE_TRY(A.reserve(parts * p.d_inner * p.d_state));
+  if (p.dD) MAMBATUNE_TRY(D.reserve(parts * p.d_inner));
+  if (p.ddelta_bias) MAMBATUNE_TRY(bias.reserve(parts * p.d_inner));
+  const Partials partials = {BC.get(), A.get(), D.get(), bias.get()};
+
+  const auto kernel = scan_backward_kernel<Config, Resets, ParameterGradients>;
+  constexpr int kBytes = sizeof(typename Backward<Config>::Memory);
+  MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp));
+  kernel<<<static_cast<unsigned>(blocks * split.chunks), kScanThreads, kBytes, stream()>>>(p, split, partials);
+  MAMBATUNE_CHECK_LAUNCH(kOp);
+  sum_channel_blocks_kernel<<<static_cast<unsigned>(ceil_div(count, kSumThreads)), kSumThreads, 0, stream()>>>(
+      p, BC.get(), static_cast<int>(channel_blocks), Config::kStored);
+  MAMBATUNE_CHECK_LAUNCH(kOp);
+  if (p.dA) MAMBATUNE_TRY(column_sums(A.get(), p.dA, parts, p.d_inner * p.d_state, kOp));
+  if (p.dD) MAMBATUNE_TRY(column_sums(D.get(), p.dD, parts, p.d_inner, kOp));
+  if (p.ddelta_bias) MAMBATUNE_TRY(column_sums(bias.get(), p.ddelta_bias, parts, p.d_inner, kOp));
+  return nullptr;
+}
+
+// No elements: the sums over them are zero.
+Error zero_parameter_gradients(const SelectiveScanBwdParams& p) {
+  const size_t channels = static_cast<size_t>(p.d_inner) * sizeof(float);
+  if (p.dA) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dA, 0, channels * static_cast<size_t>(p.d_state), stream()), kOp));
+  if (p.dD) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dD, 0, channels, stream()), kOp));
+  if (p.ddelta_bias) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.ddelta_bias, 0, channels, stream()), kOp));
+  return nullptr;
+}
+
+}  // namespace
+
+Error selective_scan_bwd(const SelectiveScanBwdParams& p) {
+  const bool parameters = p.dA || p.dD || p.ddelta_bias;
+  if (p.batch == 0 || p.seqlen == 0 || p.d_inner == 0) return zero_parameter_gradients(p);
+  return with_scan_config(p.d_state, [&](auto config) {
+    using Config = decltype(config);
+    if (p.seq_idx) return parameters ? scan_backward<Config, true, true>(p) : scan_backward<Config, true, false>(p);
+    return parameters ? scan_backward<Config, false, true>(p) : scan_backward<Config, false, false>(p);
+  });
+}
+
+}  // namespace cuda
+}  // namespace mambatune

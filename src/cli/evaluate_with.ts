@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Evaluates the model of a config. */
+import * as tf from '@tensorflow/tfjs-core';
+import { loadDatasetSource } from '../../datasets/index.ts';
+import { type Evaluation, evaluate, loadExamples } from '../../trainer/index.ts';
+import type { EvalConfig } from '../config/schema.ts';
+import { AutoTokenizer } from '../tokenizer/tokenizer.ts';
+import type { CliContext } from './context.ts';
+import { loadModel } from './load_model.ts';
+
+export interface ConfigEvaluation extends Evaluation {
+  model: string;
+  adapter: string | null;
+  backend: string;
+  /** The records' file, or folder or Hub id with its split. */
+  dataset: string;
+}
+
+/**
+ * @param adapter folder of an adapter; undefined for the base model
+ * @throws UserError when model, adapter or data are missing, damaged or do not fit; the signal's reason when it is aborted
+ */
+export async function evaluateWith(
+  config: EvalConfig,
+  adapter: string | undefined,
+  context: Pick<CliContext, 'logger'>,
+  signal: AbortSignal,
+): Promise<ConfigEvaluation> {
+  const { data, trainer } = config;
+  const { path, revision } = config.model;
+  const onMessage = context.logger.info;
+  const dataset = await loadDatasetSource(data.eval, { onMessage });
+  const tokenizer = await AutoTokenizer.fromPretrained(path, { revision, onMessage });
+  const { model, name } = await loadModel({ model: path, revision, adapter, backend: trainer.backend }, onMessage);
+  try {
+    const { examples } = loadExamples(dataset, tokenizer, data, model.config.vocabSize, onMessage);
+    const result = await evaluate(model, examples, {
+      batchSize: trainer.per_device_eval_batch_size,
+      isInterrupted: () => signal.aborted,
+    });
+    if (result === undefined) throw signal.reason;
+    return { model: name, adapter: adapter ?? null, backend: tf.getBackend(), dataset: dataset.name, ...result };
+  } finally {
+    model.dispose();
+  }
+}

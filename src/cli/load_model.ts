@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Loads what a command runs: base model, adapter, tokenizer. */
+import { PeftModel, readAdapterConfig } from '../../adapters/index.ts';
+import type { BackendChoice } from '../backends/select.ts';
+import { ConfigError, UserError } from '../errors.ts';
+import { MambaForCausalLM } from '../model/causal_lm.ts';
+
+export interface ModelChoice {
+  /** Folder or Hub id of the base model; by default the one that the adapter names. */
+  model?: string;
+  revision?: string;
+  /** Folder of an adapter. */
+  adapter?: string;
+  backend: BackendChoice;
+}
+
+export interface LoadedModel {
+  /** As the user or the adapter calls it. */
+  name: string;
+  model: MambaForCausalLM;
+  /** Null without an adapter. */
+  peftModel: PeftModel | null;
+}
+
+/**
+ * Loads a base model, and attaches an adapter where there is one. `model.dispose()` frees both.
+ *
+ * @throws ConfigError when neither says which model
+ * @throws UserError when one is missing or damaged, or they do not fit each other
+ */
+export async function loadModel(choice: ModelChoice, onMessage: (line: string) => void): Promise<LoadedModel> {
+  const { adapter, backend, revision } = choice;
+  const name = choice.model ?? baseOf(adapter);
+  const model = await loadBase();
+  try {
+    return { name, model, peftModel: adapter === undefined ? null : PeftModel.fromPretrained(model, adapter) };
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+
+  async function loadBase(): Promise<MambaForCausalLM> {
+    try {
+      return await MambaForCausalLM.fromPretrained(name, { backend, revision, onMessage });
+    } catch (error) {
+      if (choice.model !== undefined || !(error instanceof UserError)) throw error;
+      const message = `the adapter ${adapter} names ${name} as its base model: ${error.message} Another place of it can be given with --model.`;
+      throw new UserError(message, { exitCode: error.exitCode, cause: error });
+    }
+  }
+}
+
+function baseOf(adapter: string | undefined): string {
+  if (adapter === undefined) {
+    throw new ConfigError(
+      'found neither --model nor --adapter; give --model, a folder or Hub id such as models/mamba-5m or state-spaces/mamba-130m-hf.',
+    );
+  }
+  const name = readAdapterConfig(adapter).baseModelNameOrPath;
+  if (name === null || name === '') {
+    throw new ConfigError(`the adapter ${adapter} does not name its base model; give it with --model.`);
+  }
+  return name;
+}

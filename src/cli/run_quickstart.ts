@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The quickstart: measures the base model, trains, measures again, and shows both side by side. */
+import { join, relative } from 'node:path';
+import { loadDatasetSource } from '../../datasets/index.ts';
+import { runTraining } from '../../trainer/index.ts';
+import { packageRoot } from '../backends/addon.ts';
+import { type BackendName, selectBackend } from '../backends/select.ts';
+import { loadConfig } from '../config/load.ts';
+import type { RunConfig } from '../config/schema.ts';
+import { ConfigError } from '../errors.ts';
+import type { SamplingOptions } from '../generation/index.ts';
+import { formatDuration, formatNumber } from '../logging/format.ts';
+import { type MessageStream, stylerFor } from '../logging/logger.ts';
+import { createProgress } from '../logging/progress.ts';
+import type { CliContext } from './context.ts';
+import { evaluateWith } from './evaluate_with.ts';
+import { generateWith } from './generate_with.ts';
+import { interruptible } from './run_command.ts';
+import { sideBySide } from './side_by_side.ts';
+
+const CONFIG = 'configs/quickstart.yaml';
+/** Of the held-out records; written from by both models. */
+const PROMPTS = ['religion, n.', 'economy, n.', 'admiration, n.'];
+const SAMPLING: SamplingOptions = { doSample: true, temperature: 0.7, seed: 1 };
+const MAX_NEW_TOKENS = 60;
+/** Training steps on a backend without our kernels, where all of them would take too long; the rest is as in the config. */
+const SLOW_BACKEND_STEPS: Partial<Record<BackendName, number>> = { wasm: 20, cpu: 4 };
+
+/** What one model does on what no training saw. */
+export interface Measurement {
+  loss: number;
+  perplexity: number;
+  completions: string[];
+}
+
+/** What --json shows. */
+export interface QuickstartReport {
+  adapterFolder: string;
+  /** Training steps. */
+  steps: number;
+  prompts: readonly string[];
+  before: Measurement;
+  after: Measurement;
+  /** Of everything. */
+  seconds: number;
+}
+
+/**
+ * @param overrides `key=value` as given to --set
+ * @throws what training, evaluation and generation throw
+ */
+export async function runQuickstart(context: CliContext, overrides: readonly string[]): Promise<QuickstartReport> {
+  const { logger, print } = context;
+  const startedAt = performance.now();
+  const config = await fittedConfig(context, overrides);
+  await checkPrompts(config);
+
+  logger.info('measuring the base model on the held-out records …');
+  const before = await measure(context, config, undefined);
+  logger.info(`before training: test loss ${before.loss.toFixed(3)}`);
+  const { onMessage, progress } = { onMessage: logger.info, progress: createProgress(context.io.stderr) };
+  const { adapterFolder, steps } = await runTraining(config, { onMessage, progress, handleSignals: true });
+  const after = await measure(context, config, adapterFolder);
+
+  const seconds = (performance.now() - startedAt) / 1000;
+  const report = { adapterFolder, steps, prompts: PROMPTS, before, after, seconds };
+  print(describeReport(report, context.io.stdout, nextCommands(adapterFolder, config.trainer.output_dir)));
+  return report;
+}
+
+function describeReport(report: QuickstartReport, stdout: MessageStream, next: readonly string[]): string {
+  const { before, after, adapterFolder, steps, seconds } = report;
+  const style = stylerFor(stdout);
+  const width = Math.min(stdout.columns ?? 100, 120);
+  const rows = PROMPTS.map((heading, row) => ({
+    heading,
+    left: before.completions[row] ?? '',
+    right: after.completions[row] ?? '',
+  }));
+  const table = sideBySide(['before', `after ${steps} steps`], rows, width, (text) => style('bold', text));
+  const perplexities = `${formatNumber(before.perplexity)} → ${formatNumber(after.perplexity)}`;
+  return [
+    '',
+    `Held-out prompts, continued at temperature ${SAMPLING.temperature}:`,
+    '',
+    ...table,
+    '',
+    `test loss   ${before.loss.toFixed(3)} → ${after.loss.toFixed(3)}   (perplexity ${perplexities})`,
+    `adapter     ${adapterFolder}`,
+    `time        ${formatDuration(seconds)}`,
+    '',
+    'Next:',
+    ...next.map((line) => `  ${line}`),
+    '',
+  ].join('\n');
+}
+
+/** The config, shortened where the backend is slow. */
+async function fittedConfig({ logger }: CliContext, overrides: readonly string[]): Promise<RunConfig> {
+  const { config } = loadConfig(join(ownFolder(), CONFIG), [...ownInputs(), ...overrides]);
+  const { name, message } = await selectBackend(config.trainer.backend);
+  logger.info(message);
+  const steps = SLOW_BACKEND_STEPS[name];
+  if (steps === undefined || config.trainer.max_steps !== -1) return config;
+  logger.warn(
+    `the ${name} backend has none of our kernels: training stops after ${steps} steps, and the result is a first taste only. ` +
+      'For the whole quickstart, install a C++ compiler, run `npm run build:native`, and start again (`npx mambatune doctor` says more).',
+  );
+  return { ...config, trainer: { ...config.trainer, max_steps: steps } };
+}
+
+/** The package's folder as seen from the current directory; '' when they are the same. */
+function ownFolder(): string {
+  return relative(process.cwd(), packageRoot());
+}
+
+/** The config's inputs are part of the package, wherever the command is run. */
+function ownInputs(): string[] {
+  const folder = ownFolder();
+  if (folder === '') return [];
+  const inputs = {
+    'model.path': 'models/mamba-5m',
+    'data.train.path': 'datasets/quickstart/train.jsonl',
+    'data.eval.path': 'datasets/quickstart/test.jsonl',
+  };
+  return Object.entries(inputs).map(([key, path]) => `${key}=${JSON.stringify(join(folder, path))}`);
+}
+
+async function checkPrompts({ data }: RunConfig): Promise<void> {
+  if (data.eval === null) throw new ConfigError('the quickstart needs data.eval, the held-out records; leave it set.');
+  const { records, name } = await loadDatasetSource(data.eval);
+  const held = new Set(records.map((record) => (record.kind === 'prompt-completion' ? record.prompt : '')));
+  const missing = PROMPTS.filter((prompt) => !held.has(prompt));
+  if (missing.length > 0) throw new ConfigError(`${name}: found no record with the prompt ${missing.join(' or ')}.`);
+}
+
+async function measure(context: CliContext, config: RunConfig, adapter: string | undefined): Promise<Measurement> {
+  const { data, model, trainer } = config;
+  if (data.eval === null) throw new ConfigError('the quickstart needs data.eval.');
+  const evalConfig = { ...config, data: { ...data, eval: data.eval } };
+  const quiet: CliContext = { ...context, print: () => {}, logger: { ...context.logger, info: () => {} } };
+  return interruptible(async (signal) => {
+    const { loss, perplexity } = await evaluateWith(evalConfig, adapter, quiet, signal);
+    const { results } = await generateWith(quiet, {
+      model: model.path,
+      revision: model.revision,
+      adapter,
+      backend: trainer.backend,
+      prompts: PROMPTS,
+      maxNewTokens: MAX_NEW_TOKENS,
+      sampling: SAMPLING,
+      live: false,
+      signal,
+    });
+    return { loss, perplexity, completions: results.map(({ completion }) => completion.trim()) };
+  });
+}
+
+function nextCommands(adapter: string, outputDir: string): string[] {
+  return [
+    `npx mambatune generate --adapter ${adapter} --prompt "politician, n." --temperature 0.7 --stream`,
+    `npx mambatune eval ${join(ownFolder(), CONFIG)} --adapter ${adapter}`,
+    `npx mambatune merge --adapter ${adapter} --output ${outputDir}/merged`,
+  ];
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The public door: everything that `import … from 'mambatune'` gives. */
+
+export {
+  getPeftModel,
+  type InitLoraWeights,
+  LoraConfig,
+  type LoraConfigFields,
+  type MergeResult,
+  mergeAndSave,
+  type ParameterCounts,
+  PeftModel,
+} from '../adapters/index.ts';
+export {
+  type Dataset,
+  type LoadDatasetOptions,
+  loadDataset,
+  type TokenizedDataset,
+  type TokenizeOptions,
+  tokenizeDataset,
+} from '../datasets/index.ts';
+export {
+  type Evaluation,
+  evaluate,
+  type RunIo,
+  runTraining,
+  SFTTrainer,
+  type SFTTrainerOptions,
+  TrainingArguments,
+  type TrainingArgumentsInput,
+  type TrainingResult,
+} from '../trainer/index.ts';
+export { type BackendChoice, type BackendName, type SelectedBackend, selectBackend } from './backends/select.ts';
+export { type LoadedConfig, loadConfig, loadEvalConfig } from './config/load.ts';
+export type { EvalConfig, RunConfig } from './config/schema.ts';
+export { ConfigError, UserError } from './errors.ts';
+export {
+  type GeneratedToken,
+  type GenerateOptions,
+  generate,
+  type SamplingOptions,
+  stream,
+} from './generation/index.ts';
+export { type ForwardInputs, type ForwardResult, type LoadOptions, MambaForCausalLM } from './model/causal_lm.ts';
+export { MambaConfig, type MambaConfigFields } from './model/config.ts';
+export { AutoTokenizer, type Tokenizer, type TokenizerOutput } from './tokenizer/tokenizer.ts';

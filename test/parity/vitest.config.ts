@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Runs test/parity alone. */
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    root: new URL('../..', import.meta.url).pathname,
+    include: ['test/parity/**/*.test.ts'],
+    pool: 'forks',
+    fileParallelism: false,
+    testTimeout: 600_000,
+  },
+});

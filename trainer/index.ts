@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The trainer's public door. */
+export { type Evaluation, evaluate } from './evaluate.ts';
+export { InterruptedError } from './interrupt.ts';
+export type { EvalMetrics, Metrics, TrainMetrics } from './metrics.ts';
+export type { EvalLoss } from './recorder.ts';
+export { loadExamples, type RunIo, runTraining } from './run.ts';
+export { SFTTrainer, type SFTTrainerOptions } from './sft_trainer.ts';
+export type { TrainingIo, TrainingResult } from './train_adapter.ts';
+export { TrainingArguments, type TrainingArgumentsInput } from './training_arguments.ts';

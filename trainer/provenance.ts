@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What a run was made of: versions, machine, and hashes of what went in. */
+import { createHash } from 'node:crypto';
+import { createReadStream, readdirSync, realpathSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { availableParallelism, cpus, totalmem } from 'node:os';
+import { basename, join } from 'node:path';
+import * as tf from '@tensorflow/tfjs-core';
+import type { Example, TokenizeReport } from '../datasets/index.ts';
+import { fileError } from '../src/files.ts';
+import type { ModelSource } from '../src/model/causal_lm.ts';
+
+/** The beginning of run.json. */
+export interface RunFacts {
+  /** This package's version. */
+  mambatune: string;
+  started_at: string;
+  backend: string;
+  versions: Record<string, string>;
+  machine: Record<string, string | number>;
+  model: { name: string | null; revision: string | null; sha256: Record<string, string> };
+  /** The adapter that training started from; null for fresh weights. */
+  init_from: { folder: string; sha256: Record<string, string> } | null;
+  data: { train: DataFacts; eval: DataFacts | null };
+}
+
+export interface DataFacts {
+  name: string;
+  examples: number;
+  tokens: number;
+  loss_tokens: number;
+  /** Over ids and labels of all examples, in their order. */
+  sha256: string;
+}
+
+const HASHED_FILES = /^(config|adapter_config|tokenizer)\.json$|\.(safetensors|bin)$/;
+/** The Hub's cache stores large files under their own hash. */
+const BLOB_NAME = /^[0-9a-f]{64}$/;
+
+/** Collects the facts; reads each hashed file once. */
+export async function collectFacts(
+  model: ModelSource,
+  initFrom: string | null,
+  data: RunFacts['data'],
+): Promise<RunFacts> {
+  const { version } = createRequire(import.meta.url)('mambatune/package.json') as { version: string };
+  return {
+    mambatune: version,
+    started_at: new Date().toISOString(),
+    backend: tf.getBackend(),
+    versions: { node: process.versions.node, 'tfjs-core': tf.version_core },
+    machine: {
+      platform: `${process.platform}-${process.arch}`,
+      cpu: cpus()[0]?.model ?? 'unknown',
+      threads: availableParallelism(),
+      memory_bytes: totalmem(),
+    },
+    model: { name: model.name, revision: model.revision, sha256: await hashFolder(model.folder) },
+    init_from: initFrom === null ? null : { folder: initFrom, sha256: await hashFolder(initFrom) },
+    data,
+  };
+}
+
+/** Facts of a tokenized dataset. */
+export function dataFacts(examples: readonly Example[], report: TokenizeReport): DataFacts {
+  const hash = createHash('sha256');
+  for (const { inputIds, labels } of examples) {
+    hash.update(Int32Array.of(inputIds.length)).update(inputIds).update(labels);
+  }
+  return {
+    name: report.name,
+    examples: examples.length,
+    tokens: report.tokens,
+    loss_tokens: report.lossTokens,
+    sha256: hash.digest('hex'),
+  };
+}
+
+async function hashFolder(folder: string | null): Promise<Record<string, string>> {
+  const hashes: Record<string, string> = {};
+  if (folder === null) return hashes;
+  for (const name of readdirSync(folder).sort()) {
+    if (HASHED_FILES.test(name)) hashes[name] = await hashFile(join(folder, name));
+  }
+  return hashes;
+}
+
+async function hashFile(path: string): Promise<string> {
+  const blob = basename(realpathSync(path));
+  if (BLOB_NAME.test(blob)) return blob;
+  const hash = createHash('sha256');
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
+  } catch (error) {
+    throw fileError(error, path, 'read');
+  }
+  return hash.digest('hex');
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Keeps what a run gives: every loss for its result, lines for metrics.jsonl, and what a person sees on the way. */
+import { formatDuration, formatNumber } from '../src/logging/format.ts';
+import type { Progress } from '../src/logging/progress.ts';
+import type { Evaluation } from './evaluate.ts';
+import type { StepReport, TrainingProgress } from './loop.ts';
+import { createInterval, createMetricsLog } from './metrics.ts';
+
+export interface EvalLoss {
+  step: number;
+  /** Epochs that are over, with fraction. */
+  epoch: number;
+  /** Mean over the tokens, in nats. */
+  loss: number;
+  perplexity: number;
+}
+
+/** What has been recorded so far. */
+export interface RunHistory {
+  /** Of each step. */
+  losses: number[];
+  /** Of each step, before clipping. */
+  gradNorms: number[];
+  evalLosses: EvalLoss[];
+  /** Wall time of the training steps alone. */
+  stepSeconds: number;
+}
+
+export interface Recorder {
+  readonly history: Readonly<RunHistory>;
+  step(report: StepReport): void;
+  evaluation(progress: TrainingProgress, evaluation: Evaluation): void;
+  /** Losses of the steps since the last line of metrics. */
+  intervalLosses(): readonly number[];
+  /** Writes the line of an interval that was cut short, and closes the file. */
+  close(): void;
+}
+
+export interface RecorderOptions {
+  metricsPath: string;
+  /** Steps from one line of metrics to the next; the last step has one too. */
+  loggingSteps: number;
+  totalSteps: number;
+  progress: Progress | undefined;
+  say(line: string): void;
+}
+
+/** @throws UserError when the metrics file cannot be written */
+export function createRecorder(options: RecorderOptions): Recorder {
+  const { loggingSteps, totalSteps, progress, say } = options;
+  const metrics = createMetricsLog(options.metricsPath);
+  const interval = createInterval();
+  const history: RunHistory = { losses: [], gradNorms: [], evalLosses: [], stepSeconds: 0 };
+  const startedAt = performance.now();
+
+  const step = (report: StepReport) => {
+    history.losses.push(report.loss);
+    history.gradNorms.push(report.gradNorm);
+    history.stepSeconds += report.seconds;
+    interval.add(report);
+    const state = {
+      step: report.step,
+      totalSteps,
+      epoch: report.epoch,
+      loss: report.loss,
+      learningRate: report.learningRate,
+      tokensPerSecond: report.tokens / history.stepSeconds,
+      elapsedSeconds: (performance.now() - startedAt) / 1000,
+    };
+    progress?.step(state);
+    if (report.step % loggingSteps !== 0 && report.step !== totalSteps) return;
+    const line = interval.take();
+    metrics.write(line);
+    progress?.log({ ...state, loss: line.loss, tokensPerSecond: line.tokens_per_second });
+  };
+
+  const evaluation = ({ step, epoch }: TrainingProgress, { loss, perplexity, tokens, seconds }: Evaluation) => {
+    history.evalLosses.push({ step, epoch, loss, perplexity });
+    metrics.write({
+      step,
+      epoch,
+      eval_loss: loss,
+      eval_perplexity: perplexity,
+      eval_tokens: tokens,
+      eval_seconds: seconds,
+    });
+    say(
+      `step ${step}  epoch ${epoch.toFixed(2)}  eval loss ${loss.toFixed(4)}  perplexity ${formatNumber(perplexity)}  (${formatDuration(seconds)})`,
+    );
+  };
+
+  return {
+    history,
+    step,
+    evaluation,
+    intervalLosses: () => interval.losses(),
+    close: () => {
+      try {
+        if (!interval.isEmpty()) metrics.write(interval.take());
+      } finally {
+        metrics.close();
+      }
+    },
+  };
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A whole run from its config: model, tokenizer, data, adapter, training. */
+import { getPeftModel, LoraConfig, PeftModel, readAdapterConfig, targetedModules } from '../adapters/index.ts';
+import {
+  type Dataset,
+  loadDatasetSource,
+  type TokenizedDataset,
+  tokenizeDataset,
+  tokenizeMessages,
+} from '../datasets/index.ts';
+import { formatConfig } from '../src/config/load.ts';
+import type { RunConfig } from '../src/config/schema.ts';
+import { ConfigError } from '../src/errors.ts';
+import type { HubOptions } from '../src/hub.ts';
+import { MambaForCausalLM } from '../src/model/causal_lm.ts';
+import { AutoTokenizer, type Tokenizer } from '../src/tokenizer/tokenizer.ts';
+import { collectFacts, dataFacts } from './provenance.ts';
+import { checkRunFolder } from './run_folder.ts';
+import { padTokenId } from './sft_trainer.ts';
+import { type TrainingIo, type TrainingResult, trainAdapter } from './train_adapter.ts';
+
+export interface RunIo extends TrainingIo {
+  /** Cache and address of the Hub. */
+  hubOptions?: Pick<HubOptions, 'cacheDir' | 'hubUrl'>;
+}
+
+/**
+ * Does what a config says, from the empty folder to the written adapter. What can be wrong in the config, the folder and the
+ * data is looked at before the model is loaded.
+ *
+ * @param config as `loadConfig` gives it
+ * @throws what {@link trainAdapter} does, and UserError for a missing or damaged model, adapter or dataset
+ */
+export async function runTraining(config: RunConfig, io: RunIo): Promise<TrainingResult> {
+  const { trainer, data } = config;
+  const hub = { ...io.hubOptions, onMessage: io.onMessage };
+  const { hasEarlierRun } = checkRunFolder(trainer.output_dir);
+  if (hasEarlierRun) io.onMessage(`${trainer.output_dir}: replacing the earlier run`);
+
+  const trainDataset = await loadDatasetSource(data.train, hub);
+  const evalDataset = data.eval && (await loadDatasetSource(data.eval, hub));
+  const { path, revision } = config.model;
+  const tokenizer = await AutoTokenizer.fromPretrained(path, { ...hub, revision });
+  const model = await MambaForCausalLM.fromPretrained(path, { ...hub, revision, backend: trainer.backend });
+  try {
+    const { vocabSize } = model.config;
+    const train = loadExamples(trainDataset, tokenizer, data, vocabSize, io.onMessage);
+    const evaluation = evalDataset && loadExamples(evalDataset, tokenizer, data, vocabSize, io.onMessage);
+    const peftModel = attachAdapter(model, config);
+    const facts = await collectFacts(model.source, config.adapter.init_from, {
+      train: dataFacts(train.examples, train.report),
+      eval: evaluation && dataFacts(evaluation.examples, evaluation.report),
+    });
+    const job = {
+      peftModel,
+      trainExamples: train.examples,
+      evalExamples: evaluation?.examples ?? null,
+      settings: trainer,
+      shuffle: data.shuffle,
+      padTokenId: padTokenId(tokenizer),
+      facts,
+      configText: formatConfig(config),
+    };
+    return await trainAdapter(job, io);
+  } finally {
+    model.dispose();
+  }
+}
+
+/**
+ * Tokenizes a dataset as a config's data section says, and tells what is to be known of it.
+ * @param vocabSize rows of the model's embedding
+ */
+export function loadExamples(
+  dataset: Dataset,
+  tokenizer: Tokenizer,
+  data: Pick<RunConfig['data'], 'max_length' | 'completion_only_loss' | 'append_eos'>,
+  vocabSize: number,
+  onMessage: (line: string) => void,
+): TokenizedDataset {
+  const tokenized = tokenizeDataset(dataset, tokenizer, {
+    maxLength: data.max_length,
+    completionOnlyLoss: data.completion_only_loss,
+    appendEos: data.append_eos,
+    vocabSize,
+  });
+  for (const line of tokenizeMessages(tokenized.report)) onMessage(line);
+  return tokenized;
+}
+
+/** A fresh adapter, or the one in adapter.init_from. */
+function attachAdapter(model: MambaForCausalLM, { adapter, trainer }: RunConfig): PeftModel {
+  const wanted = new LoraConfig({
+    r: adapter.r,
+    loraAlpha: adapter.lora_alpha,
+    loraDropout: adapter.lora_dropout,
+    targetModules: adapter.target_modules,
+    useRslora: adapter.use_rslora,
+    initLoraWeights: adapter.init_lora_weights,
+    bias: adapter.bias,
+  });
+  if (adapter.init_from === null) return getPeftModel(model, wanted, { seed: trainer.seed });
+  checkAgreement(model, wanted, adapter.init_from);
+  return PeftModel.fromPretrained(model, adapter.init_from, { trainable: true });
+}
+
+/** @throws ConfigError listing each setting in which the stored adapter differs from the config */
+function checkAgreement(model: MambaForCausalLM, wanted: LoraConfig, folder: string): void {
+  const stored = readAdapterConfig(folder);
+  const describe = (config: LoraConfig) => ({
+    r: config.r,
+    lora_alpha: config.loraAlpha,
+    lora_dropout: config.loraDropout,
+    use_rslora: config.useRslora,
+    target_modules: namesOf(config.targetModules),
+  });
+  const modules = (config: LoraConfig) => targetedModules(model, config).map((module) => module.name);
+  const own = describe(wanted);
+  const theirs = describe(stored);
+  const differing = (Object.keys(own) as (keyof typeof own)[]).filter((key) =>
+    key === 'target_modules' ? modules(wanted).join() !== modules(stored).join() : own[key] !== theirs[key],
+  );
+  if (differing.length === 0) return;
+  const list = differing.map((key) => `\n  adapter.${key} is ${own[key]}, the adapter has ${theirs[key]}`).join('');
+  throw new ConfigError(
+    `adapter.init_from: ${folder} was made with other settings:${list}\nGive this config the adapter's settings.`,
+  );
+}
+
+function namesOf(targetModules: readonly string[] | string): string {
+  return typeof targetModules === 'string' ? targetModules : `[${[...targetModules].sort().join(', ')}]`;
+}

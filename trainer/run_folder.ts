@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A run's folder: whose it may be, what an earlier run left in it, and its record run.json. */
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { ConfigError, messageOf } from '../src/errors.ts';
+import { fileError, readJsonFile, writeFileAtomic } from '../src/files.ts';
+import { CHECKPOINT_FOLDER } from './checkpoints.ts';
+import type { RunFacts } from './provenance.ts';
+
+/** How a run stands. */
+export type RunStatus = 'running' | 'finished' | 'interrupted' | 'failed';
+
+/** What a run leaves in its folder beside its checkpoints. */
+const OUTPUTS = ['metrics.jsonl', 'coverage.json', 'config.yaml', 'run.json', 'report.html', 'adapter', 'tensorboard'];
+
+/**
+ * Checks, before any work is done, that a run can have this folder: it is new, empty, or of an earlier run. Makes it when it is
+ * missing.
+ *
+ * @returns whether an earlier run is in it
+ * @throws ConfigError when it holds something else; UserError when it cannot be written
+ */
+export function checkRunFolder(folder: string): { hasEarlierRun: boolean } {
+  let entries: string[];
+  try {
+    mkdirSync(folder, { recursive: true });
+    accessSync(folder, constants.W_OK | constants.X_OK);
+    entries = readdirSync(folder).filter((name) => !name.startsWith('.'));
+  } catch (error) {
+    throw fileError(error, folder, 'write');
+  }
+  if (entries.length === 0) return { hasEarlierRun: false };
+  if (isRun(folder)) return { hasEarlierRun: true };
+  const shown = entries.sort().slice(0, 5).join(', ');
+  throw new ConfigError(
+    `trainer.output_dir: ${folder} is not empty (${shown}${entries.length > 5 ? ', …' : ''}) and holds no run.json of an earlier run; choose another folder, or empty this one.`,
+  );
+}
+
+/** Removes what an earlier run left; files that no run writes stay. */
+export function clearEarlierRun(folder: string): void {
+  const outputs = readdirSync(folder).filter((name) => OUTPUTS.includes(name) || CHECKPOINT_FOLDER.test(name));
+  for (const name of outputs) rmSync(join(folder, name), { recursive: true, force: true });
+}
+
+/** Writes run.json. */
+export function writeRunRecord(folder: string, facts: RunFacts, status: RunStatus, details: object = {}): void {
+  const record = {
+    ...facts,
+    status,
+    ...(status !== 'running' && { finished_at: new Date().toISOString() }),
+    ...details,
+  };
+  writeFileAtomic(join(folder, 'run.json'), `${JSON.stringify(record, null, 2)}\n`);
+}
+
+function isRun(folder: string): boolean {
+  const path = join(folder, 'run.json');
+  if (!existsSync(path)) return false;
+  try {
+    return typeof readJsonFile(path).mambatune === 'string';
+  } catch (error) {
+    throw new ConfigError(`trainer.output_dir: ${folder} holds a run.json that cannot be read: ${messageOf(error)}`);
+  }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+/** SFTTrainer: supervised fine-tuning from a program; answers to SFTTrainer of trl. */
+import { getPeftModel, type LoraConfig, PeftModel } from '../adapters/index.ts';
+import { type Dataset, type TokenizedDataset, tokenizeDataset, tokenizeMessages } from '../datasets/index.ts';
+import { UserError } from '../src/errors.ts';
+import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
+import type { Tokenizer } from '../src/tokenizer/tokenizer.ts';
+import { type Evaluation, evaluate } from './evaluate.ts';
+import { collectFacts, dataFacts } from './provenance.ts';
+import { checkRunFolder } from './run_folder.ts';
+import { type TrainingIo, type TrainingResult, trainAdapter } from './train_adapter.ts';
+import type { TrainingArguments } from './training_arguments.ts';
+
+export interface SFTTrainerOptions {
+  /** A base model together with `peftConfig`, or a model whose attached adapter is to train. */
+  model: MambaForCausalLM | PeftModel;
+  tokenizer: Tokenizer;
+  trainDataset: Dataset;
+  /** Needed to evaluate. */
+  evalDataset?: Dataset;
+  args: TrainingArguments;
+  /** The adapter to attach to a base model. */
+  peftConfig?: LoraConfig;
+  /** Gets one line at a time for a person to read. Default: console.error. */
+  onMessage?: (line: string) => void;
+  progress?: TrainingIo['progress'];
+}
+
+export class SFTTrainer {
+  readonly model: PeftModel;
+  readonly tokenizer: Tokenizer;
+  readonly args: TrainingArguments;
+  readonly trainDataset: Dataset;
+  readonly evalDataset: Dataset | undefined;
+  private readonly onMessage: (line: string) => void;
+  private readonly progress: TrainingIo['progress'];
+
+  /**
+   * @throws UserError when nothing would train, or `args.evalStrategy` has no dataset; ConfigError when a target module matches
+   *   nothing
+   */
+  constructor(options: SFTTrainerOptions) {
+    const { args, evalDataset } = options;
+    if (args.evalStrategy !== 'no' && evalDataset === undefined) {
+      throw new UserError(`SFTTrainer: args.evalStrategy is ${args.evalStrategy}, which needs evalDataset`);
+    }
+    this.model = trainableModel(options);
+    this.tokenizer = options.tokenizer;
+    this.args = args;
+    this.trainDataset = options.trainDataset;
+    this.evalDataset = evalDataset;
+    this.onMessage = options.onMessage ?? ((line) => console.error(line));
+    this.progress = options.progress;
+  }
+
+  /**
+   * Trains, into `args.outputDir`: metrics, checkpoints, and the adapter.
+   * @throws UserError as {@link trainAdapter}, and when the folder holds something else than an earlier run
+   */
+  async train(): Promise<TrainingResult> {
+    const { args, tokenizer } = this;
+    const { hasEarlierRun } = checkRunFolder(args.outputDir);
+    if (hasEarlierRun) this.onMessage(`${args.outputDir}: replacing the earlier run`);
+    const train = this.tokenize(this.trainDataset);
+    const evaluation = this.evalDataset && this.tokenize(this.evalDataset);
+    const facts = await collectFacts(this.model.model.source, null, {
+      train: dataFacts(train.examples, train.report),
+      eval: evaluation ? dataFacts(evaluation.examples, evaluation.report) : null,
+    });
+    return trainAdapter(
+      {
+        peftModel: this.model,
+        trainExamples: train.examples,
+        evalExamples: evaluation?.examples ?? null,
+        settings: args.settings,
+        shuffle: args.shuffle,
+        padTokenId: padTokenId(tokenizer),
+        ...(args.loggingDir !== null && { loggingDir: args.loggingDir }),
+        facts,
+      },
+      { onMessage: this.onMessage, progress: this.progress },
+    );
+  }
+
+  /**
+   * Loss and perplexity of the model as it is.
+   * @param dataset default `evalDataset`
+   * @throws UserError when there is none
+   */
+  async evaluate(dataset: Dataset | undefined = this.evalDataset): Promise<Evaluation> {
+    if (dataset === undefined) throw new UserError('SFTTrainer.evaluate: there is no evalDataset; give a dataset');
+    const { examples } = this.tokenize(dataset);
+    const options = { batchSize: this.args.perDeviceEvalBatchSize, padTokenId: padTokenId(this.tokenizer) };
+    return (await evaluate(this.model.model, examples, options)) as Evaluation;
+  }
+
+  private tokenize(dataset: Dataset): TokenizedDataset {
+    const { maxLength, completionOnlyLoss, appendEos } = this.args;
+    const { vocabSize } = this.model.model.config;
+    const tokenized = tokenizeDataset(dataset, this.tokenizer, { maxLength, completionOnlyLoss, appendEos, vocabSize });
+    for (const line of tokenizeMessages(tokenized.report)) this.onMessage(line);
+    return tokenized;
+  }
+}
+
+/** An id for padding, which nothing learns from. */
+export function padTokenId(tokenizer: Tokenizer): number {
+  return tokenizer.padTokenId ?? tokenizer.eosTokenId ?? 0;
+}
+
+function trainableModel({ model, peftConfig, args }: SFTTrainerOptions): PeftModel {
+  if (!(model instanceof PeftModel)) {
+    if (peftConfig) return getPeftModel(model, peftConfig, { seed: args.seed });
+    throw new UserError('SFTTrainer: the model has no adapter; give peftConfig: new LoraConfig({ … })');
+  }
+  if (peftConfig) throw new UserError('SFTTrainer: the model has an adapter already; leave peftConfig out');
+  if (model.model.trainableParameters().size > 0) return model;
+  throw new UserError(
+    'SFTTrainer: the adapter is frozen; load it with PeftModel.fromPretrained(…, { trainable: true })',
+  );
+}
