@@ -38,7 +38,9 @@ export class PeftModel {
    */
   static fromPretrained(model: MambaForCausalLM, folder: string, options: { trainable?: boolean } = {}): PeftModel {
     const { config, tensors } = readAdapter(folder, model);
-    attach(model, config, options.trainable ?? false, (key, shape) => tf.tensor(tensors.get(key) as Float32Array, shape));
+    attach(model, config, options.trainable ?? false, (key, shape) =>
+      tf.tensor(tensors.get(key) as Float32Array, shape),
+    );
     return new PeftModel(model, config);
   }
 
@@ -81,20 +83,37 @@ export function getPeftModel(model: MambaForCausalLM, config: LoraConfig, option
   return new PeftModel(model, named);
 }
 
-function attach(model: MambaForCausalLM, config: LoraConfig, trainable: boolean, value: (key: string, shape: [number, number]) => tf.Tensor): void {
+function attach(
+  model: MambaForCausalLM,
+  config: LoraConfig,
+  trainable: boolean,
+  value: (key: string, shape: [number, number]) => tf.Tensor,
+): void {
   const targets = targetedModules(model, config);
   if ([...model.modules.values()].some((module) => module.lora)) {
     throw new ConfigError('the model has an adapter already; load the base model again to attach another.');
   }
   for (const module of targets) {
-    const [A, B] = adapterShapes(module, config.r).map(([key, shape]) => tf.tidy(() => tf.variable(value(key, shape), trainable)));
-    const lora: LoraWeights = { A: A as Variable, B: B as Variable, scaling: config.scaling, dropout: config.loraDropout };
+    const [A, B] = adapterShapes(module, config.r).map(([key, shape]) =>
+      tf.tidy(() => tf.variable(value(key, shape), trainable)),
+    );
+    const lora: LoraWeights = {
+      A: A as Variable,
+      B: B as Variable,
+      scaling: config.scaling,
+      dropout: config.loraDropout,
+    };
     module.lora = lora;
   }
 }
 
 /** peft's reset_lora_parameters. */
-function initialValue(key: string, shape: [number, number], config: LoraConfig, random: ReturnType<typeof createRandom>): () => number {
+function initialValue(
+  key: string,
+  shape: [number, number],
+  config: LoraConfig,
+  random: ReturnType<typeof createRandom>,
+): () => number {
   const { initLoraWeights, r } = config;
   const uniform = () => (2 * random.uniform() - 1) / Math.sqrt(shape[1]);
   if (key.endsWith('.lora_embedding_A')) return initLoraWeights === false ? () => random.normal() : () => 0;

@@ -96,7 +96,10 @@ export class LoraConfig implements Readonly<LoraConfigFields> {
    */
   constructor(fields: Partial<LoraConfigFields> = {}) {
     const unknown = Object.keys(fields).filter((name) => !Object.hasOwn(DEFAULTS, name));
-    const values = { ...DEFAULTS, ...Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) };
+    const values = {
+      ...DEFAULTS,
+      ...Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)),
+    };
     const faults = [...unknown.map(unknownField), ...faultsOf(values)];
     if (faults.length > 0) throw new ConfigError(`LoraConfig: ${faults.join('; ')}.`);
     Object.assign(this, values);
@@ -114,12 +117,18 @@ export class LoraConfig implements Readonly<LoraConfigFields> {
    */
   static fromJSON(json: Readonly<Record<string, unknown>>, where: string): LoraConfig {
     if (json.peft_type !== 'LORA') {
-      throw new ConfigError(`${where}: peft_type is ${JSON.stringify(json.peft_type)}, expected "LORA"; other adapter types are not supported.`);
+      throw new ConfigError(
+        `${where}: peft_type is ${JSON.stringify(json.peft_type)}, expected "LORA"; other adapter types are not supported.`,
+      );
     }
     const unsupported = Object.entries(UNSUPPORTED)
-      .filter(([key, neutral]) => json[key] !== undefined && json[key] !== null && JSON.stringify(json[key]) !== JSON.stringify(neutral))
+      .filter(
+        ([key, neutral]) =>
+          json[key] !== undefined && json[key] !== null && JSON.stringify(json[key]) !== JSON.stringify(neutral),
+      )
       .map(([key]) => `${key} = ${JSON.stringify(json[key])}`);
-    if (unsupported.length > 0) throw new ConfigError(`${where}: options that are not supported: ${unsupported.join(', ')}.`);
+    if (unsupported.length > 0)
+      throw new ConfigError(`${where}: options that are not supported: ${unsupported.join(', ')}.`);
     const given = Object.entries(JSON_KEYS)
       .map(([field, key]) => [field, json[key]] as const)
       .filter(([field, value]) => value !== undefined && (value !== null || field === 'baseModelNameOrPath'));
@@ -171,13 +180,22 @@ function unknownField(name: string): string {
 
 function faultsOf(values: LoraConfigFields): string[] {
   const { r, loraAlpha, loraDropout, targetModules, initLoraWeights, bias, taskType } = values;
-  const isNames = Array.isArray(targetModules) && targetModules.length > 0 && targetModules.every((name) => typeof name === 'string' && name);
+  const isNames =
+    Array.isArray(targetModules) &&
+    targetModules.length > 0 &&
+    targetModules.every((name) => typeof name === 'string' && name);
   const checks: [boolean, string][] = [
     [Number.isInteger(r) && r >= 1, `r is ${r}, expected a whole number from 1`],
     [Number.isFinite(loraAlpha) && loraAlpha > 0, `loraAlpha is ${loraAlpha}, expected a number above 0`],
     [loraDropout >= 0 && loraDropout < 1, `loraDropout is ${loraDropout}, expected a probability from 0 to below 1`],
-    [isNames || (typeof targetModules === 'string' && isRegex(targetModules)), 'targetModules must be module names or one valid regular expression'],
-    [[true, false, 'gaussian'].includes(initLoraWeights), `initLoraWeights is ${JSON.stringify(initLoraWeights)}, expected true, false or 'gaussian'`],
+    [
+      isNames || (typeof targetModules === 'string' && isRegex(targetModules)),
+      'targetModules must be module names or one valid regular expression',
+    ],
+    [
+      [true, false, 'gaussian'].includes(initLoraWeights),
+      `initLoraWeights is ${JSON.stringify(initLoraWeights)}, expected true, false or 'gaussian'`,
+    ],
     [bias === 'none', `bias is ${JSON.stringify(bias)}, expected 'none'`],
     [taskType === 'CAUSAL_LM', `taskType is ${JSON.stringify(taskType)}, expected 'CAUSAL_LM'`],
   ];

@@ -21,21 +21,34 @@ export interface MergeResult {
  *
  * @throws UserError when the folder is not empty or cannot be written
  */
-export async function mergeAndSave(peftModel: PeftModel, folder: string, options: SaveCheckpointOptions = {}): Promise<MergeResult> {
+export async function mergeAndSave(
+  peftModel: PeftModel,
+  folder: string,
+  options: SaveCheckpointOptions = {},
+): Promise<MergeResult> {
   const { model } = peftModel;
-  const adapted = new Map([...model.modules.values()].filter((module) => module.lora).map((module) => [`${module.name}.weight`, module]));
+  const adapted = new Map(
+    [...model.modules.values()].filter((module) => module.lora).map((module) => [`${module.name}.weight`, module]),
+  );
   const embeddings = 'backbone.embeddings.weight';
   const untied = adapted.has(embeddings) && model.config.tieWordEmbeddings;
   const tensors = Array.from(model.parameters, ([name, variable]) => {
     const module = adapted.get(name);
-    return { name, shape: variable.shape, data: () => (module ? mergedWeight(module) : variable.dataSync<'float32'>()) };
+    return {
+      name,
+      shape: variable.shape,
+      data: () => (module ? mergedWeight(module) : variable.dataSync<'float32'>()),
+    };
   });
   if (untied) {
     const head = model.modules.get('backbone.embeddings')?.weight as tf.Variable;
     tensors.push({ name: 'lm_head.weight', shape: head.shape, data: () => head.dataSync<'float32'>() });
   }
   const config = untied ? model.config.with({ tieWordEmbeddings: false }) : model.config;
-  await saveCheckpoint(folder, config, tensors, { ...(model.generationConfig && { generationConfig: model.generationConfig }), ...options });
+  await saveCheckpoint(folder, config, tensors, {
+    ...(model.generationConfig && { generationConfig: model.generationConfig }),
+    ...options,
+  });
   return { merged: [...adapted.values()].map((module) => module.name), untied };
 }
 

@@ -19,7 +19,10 @@ const WEIGHTS_FILE = 'adapter_model.safetensors';
  * Reads an adapter for a model.
  * @throws UserError when files are missing or damaged, a tensor holds NaN, or tensors do not fit the model (all listed)
  */
-export function readAdapter(folder: string, model: MambaForCausalLM): { config: LoraConfig; tensors: Map<string, Float32Array> } {
+export function readAdapter(
+  folder: string,
+  model: MambaForCausalLM,
+): { config: LoraConfig; tensors: Map<string, Float32Array> } {
   const config = readAdapterConfig(folder);
   const source = openSafetensors(join(folder, WEIGHTS_FILE));
   try {
@@ -29,7 +32,10 @@ export function readAdapter(folder: string, model: MambaForCausalLM): { config: 
     for (const key of expected.keys()) {
       const data = source.readFloat32(key);
       const bad = data.findIndex((value) => !Number.isFinite(value));
-      if (bad >= 0) throw new UserError(`${source.path}: tensor ${key} holds ${data[bad]} at element ${bad}; the adapter is damaged.`);
+      if (bad >= 0)
+        throw new UserError(
+          `${source.path}: tensor ${key} holds ${data[bad]} at element ${bad}; the adapter is damaged.`,
+        );
       tensors.set(key, data);
     }
     return { config, tensors };
@@ -44,30 +50,42 @@ export function readAdapter(folder: string, model: MambaForCausalLM): { config: 
  */
 export function readAdapterConfig(folder: string): LoraConfig {
   if (!existsSync(folder) || !statSync(folder).isDirectory()) {
-    throw new UserError(`${folder}: no such folder; expected an adapter folder with ${CONFIG_FILE} and ${WEIGHTS_FILE}.`);
+    throw new UserError(
+      `${folder}: no such folder; expected an adapter folder with ${CONFIG_FILE} and ${WEIGHTS_FILE}.`,
+    );
   }
   const missing = [CONFIG_FILE, WEIGHTS_FILE].filter((name) => !existsSync(join(folder, name)));
   if (missing.length > 0) {
     const present = readdirSync(folder).sort().join(', ') || 'nothing';
-    throw new UserError(`${folder}: ${missing.join(' and ')} missing; an adapter folder holds both. It contains ${present}.`);
+    throw new UserError(
+      `${folder}: ${missing.join(' and ')} missing; an adapter folder holds both. It contains ${present}.`,
+    );
   }
   const path = join(folder, CONFIG_FILE);
   return LoraConfig.fromJSON(readJsonFile(path), path);
 }
 
-function checkFit(folder: string, source: TensorSource, expected: Map<string, [number, number]>, model: MambaForCausalLM): void {
+function checkFit(
+  folder: string,
+  source: TensorSource,
+  expected: Map<string, [number, number]>,
+  model: MambaForCausalLM,
+): void {
   const faults: string[] = [];
   for (const [key, shape] of expected) {
     const entry = source.entries.get(key);
     if (!entry) faults.push(`${key}: missing, expected [${shape.join(', ')}]`);
-    else if (entry.shape.join() !== shape.join()) faults.push(`${key}: has [${entry.shape.join(', ')}], the model needs [${shape.join(', ')}]`);
+    else if (entry.shape.join() !== shape.join())
+      faults.push(`${key}: has [${entry.shape.join(', ')}], the model needs [${shape.join(', ')}]`);
   }
   for (const key of source.entries.keys()) {
     if (!expected.has(key) && !isBaseCopy(key, source, model)) faults.push(`${key}: the model has no place for it`);
   }
   if (faults.length === 0) return;
   const name = model.source.name ?? 'this model';
-  throw new UserError(`the adapter ${folder} does not fit ${name} (${faults.length} mismatches); it was made for another model:\n  ${faults.join('\n  ')}`);
+  throw new UserError(
+    `the adapter ${folder} does not fit ${name} (${faults.length} mismatches); it was made for another model:\n  ${faults.join('\n  ')}`,
+  );
 }
 
 /** peft writes the embedding matrix beside the adapter in some cases; an unchanged copy adds nothing. */
@@ -81,12 +99,21 @@ function isBaseCopy(key: string, source: TensorSource, model: MambaForCausalLM):
 }
 
 /** Writes a whole adapter folder, or nothing. */
-export async function writeAdapter(folder: string, config: LoraConfig, tensors: ReadonlyMap<string, Variable>): Promise<void> {
+export async function writeAdapter(
+  folder: string,
+  config: LoraConfig,
+  tensors: ReadonlyMap<string, Variable>,
+): Promise<void> {
   await replaceFolderAtomic(folder, (temporary) => {
     writeFileSync(join(temporary, CONFIG_FILE), `${JSON.stringify(config.toJSON(), null, 2)}\n`);
     writeSafetensors(
       join(temporary, WEIGHTS_FILE),
-      Array.from(tensors, ([name, variable]) => ({ name, shape: variable.shape, dtype: 'F32' as const, data: () => variable.dataSync<'float32'>() })),
+      Array.from(tensors, ([name, variable]) => ({
+        name,
+        shape: variable.shape,
+        dtype: 'F32' as const,
+        data: () => variable.dataSync<'float32'>(),
+      })),
       { format: 'pt' },
     );
     writeFileSync(join(temporary, 'README.md'), modelCard(config));

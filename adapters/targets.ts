@@ -18,11 +18,14 @@ export function targetedModules(model: MambaForCausalLM, config: LoraConfig): Mo
     const matched = modules.filter((module) => pattern.test(module.name));
     if (matched.length > 0) return matched;
     const example = modules[1]?.name ?? modules[0]?.name;
-    throw new ConfigError(`target_modules: the expression ${targetModules} matches no module; the modules are ${exists()} (such as ${example}).`);
+    throw new ConfigError(
+      `target_modules: the expression ${targetModules} matches no module; the modules are ${exists()} (such as ${example}).`,
+    );
   }
   const matches = (module: Module, target: string) => module.name === target || module.name.endsWith(`.${target}`);
   const idle = targetModules.filter((target) => !modules.some((module) => matches(module, target)));
-  if (idle.length > 0) throw new ConfigError(`target_modules: ${idle.join(', ')} matches no module; the modules are ${exists()}.`);
+  if (idle.length > 0)
+    throw new ConfigError(`target_modules: ${idle.join(', ')} matches no module; the modules are ${exists()}.`);
   return modules.filter((module) => targetModules.some((target) => matches(module, target)));
 }
 

@@ -17,7 +17,15 @@ import { availableParallelism } from 'node:os';
 import { basename, dirname, extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
-import { compileFlags, findCompiler, findNvcc, instructionSets, linkFlags, nvccFlags } from './toolchain.mjs';
+import {
+  compileFlags,
+  findCompiler,
+  findNvcc,
+  instructionSets,
+  linkFlags,
+  nvccCompileFlags,
+  nvccLinkFlags,
+} from './toolchain.mjs';
 
 const native = dirname(fileURLToPath(import.meta.url));
 const require = createRequire(import.meta.url);
@@ -136,25 +144,22 @@ async function buildAddon() {
 }
 
 async function buildCudaPlugin() {
-  const sources = filesOf('cuda', '.cu');
-  const nvcc = sources.length > 0 ? findNvcc() : undefined;
-  if (!nvcc) {
-    if (options.cuda)
-      throw new Error(
-        sources.length > 0 ? 'nvcc was not found ($NVCC, $CUDA_HOME, PATH)' : 'native/cuda has no sources',
-      );
-    return;
+  // device.cu holds the plugin's table: without it there is no plugin.
+  const hasSources = existsSync(join(native, 'cuda', 'device.cu'));
+  const nvcc = findNvcc();
+  if (!hasSources || !nvcc) {
+    if (!options.cuda) return;
+    throw new Error(
+      hasSources ? 'nvcc was not found ($NVCC, $CUDA_HOME, PATH)' : 'native/cuda/device.cu does not exist',
+    );
   }
   const started = performance.now();
   const output = join(outputFolder, 'native_cuda.so');
-  const jobs = sources.map((source) => job(source, nvccFlags));
+  const jobs = filesOf('cuda', '.cu').map((source) => job(source, nvccCompileFlags));
   const compiled = await compile(nvcc, jobs);
   if (compiled > 0 || !existsSync(output)) {
-    execFileSync(
-      nvcc.command,
-      [...nvccFlags, '-shared', ...jobs.map(({ object }) => object), '-ldl', '-o', `${output}.new`],
-      { stdio: 'pipe' },
-    );
+    const objects = jobs.map(({ object }) => object);
+    execFileSync(nvcc.command, [...nvccLinkFlags, ...objects, '-o', `${output}.new`], { stdio: 'pipe' });
     renameSync(`${output}.new`, output);
   }
   const seconds = ((performance.now() - started) / 1000).toFixed(1);

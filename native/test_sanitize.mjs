@@ -13,7 +13,9 @@ import { findCompiler } from './toolchain.mjs';
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const tests = process.argv.length > 2 ? process.argv.slice(2) : ['test/ops', 'test/backends'];
 
-execFileSync(process.execPath, [join(root, 'native', 'build.mjs'), '--sanitize', '--strict', '--warnings'], { stdio: 'inherit' });
+execFileSync(process.execPath, [join(root, 'native', 'build.mjs'), '--sanitize', '--strict', '--warnings'], {
+  stdio: 'inherit',
+});
 
 const compiler = findCompiler().command;
 const runtime = ['libasan.so', `libclang_rt.asan-${process.arch === 'x64' ? 'x86_64' : 'aarch64'}.so`]
@@ -25,14 +27,17 @@ const runtime = ['libasan.so', `libclang_rt.asan-${process.arch === 'x64' ? 'x86
   .find(existsSync);
 if (!runtime) throw new Error(`${compiler} has no shared AddressSanitizer runtime (Debian/Ubuntu: it comes with g++)`);
 
-const { status } = spawnSync(process.execPath, [join(root, 'node_modules', 'vitest', 'vitest.mjs'), 'run', ...tests], {
+// Only what runs the addon. What is kept for reuse cannot be tested: under AddressSanitizer released memory goes back at once.
+const selection = ['--testNamePattern', '^(?!.*(on wasm|on cpu|keeps memory for reuse))'];
+const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs');
+const { status } = spawnSync(process.execPath, [vitest, 'run', ...selection, ...tests], {
   cwd: root,
   stdio: 'inherit',
   env: {
     ...process.env,
     MAMBATUNE_NATIVE: join(root, 'build', 'sanitize', 'native.node'),
     LD_PRELOAD: runtime,
-    ASAN_OPTIONS: 'detect_leaks=0:abort_on_error=1',
+    ASAN_OPTIONS: 'detect_leaks=0:abort_on_error=1:allocator_may_return_null=1',
     UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',
   },
 });

@@ -66,11 +66,21 @@ export const instructionSets =
       }
     : { portable: [] };
 
+const gencode = ['sm_80', 'sm_90', 'compute_90'].flatMap((code) => [
+  '-gencode',
+  `arch=compute_${code.split('_')[1]},code=${code}`,
+]);
+
 /** A100 and H100 as machine code, anything newer from PTX. */
-export const nvccFlags = [
-  ...['-std=c++17', '-O3', '--threads', '2', '-Xcompiler', '-fPIC,-fvisibility=hidden', '-cudart', 'static'],
-  ...['sm_80', 'sm_90', 'compute_90'].flatMap((code) => [
-    '-gencode',
-    `arch=compute_${code.split('_')[1]},code=${code}`,
-  ]),
+export const nvccCompileFlags = [
+  '-std=c++17',
+  '-O3',
+  '--threads',
+  '2',
+  '-Xcompiler',
+  '-fPIC,-fvisibility=hidden',
+  ...gencode,
 ];
+
+/** The runtime goes in statically; what is still undefined then is an error now rather than when the plugin is opened. */
+export const nvccLinkFlags = ['-shared', '-cudart', 'static', '-Xlinker', '--no-undefined', ...gencode, '-ldl'];

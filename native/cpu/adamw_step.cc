@@ -122,12 +122,12 @@ Error adamw_step(const AdamwStepParams& p) {
   if (!scratch) return "adamw_step: out of memory for the list of blocks";
   int64_t* first_block = reinterpret_cast<int64_t*>(scratch);
   number_blocks(p.size, p.count, first_block);
-  const double steps = static_cast<double>(p.step);
+  const double steps = p.schedule ? static_cast<double>(p.schedule[1]) : static_cast<double>(p.step);
   const double correction1 = 1.0 - ::pow(static_cast<double>(p.beta1), steps);
   const double correction2 = 1.0 - ::pow(static_cast<double>(p.beta2), steps);
   parallel_for(blocks, [&](int64_t block, int) {
     const Range range = find_block(p.size, first_block, p.count, block);
-    const float rate = p.learning_rate[range.entry];
+    const float rate = p.schedule ? p.schedule[0] : p.learning_rate[range.entry];
     update(p, range, {clip, 1.0f - rate * p.weight_decay[range.entry], static_cast<float>(rate / correction1),
                       static_cast<float>(1.0 / ::sqrt(correction2))});
   });

@@ -25,6 +25,7 @@ void apply_dropout(const LoraLinearInputs& in, int64_t row, int64_t rows, int64_
   // uniform >= p, over the integers that stand for uniform * 2^32; p < 1 - 2^-25 keeps it below 2^32.
   const uint32_t threshold = static_cast<uint32_t>(std::ceil(static_cast<double>(in.dropout) * 4294967296.0));
   const float scale = static_cast<float>(1.0 / (1.0 - static_cast<double>(in.dropout)));
+  const uint64_t offset = in.offset + (in.dropout_step ? static_cast<uint64_t>(*in.dropout_step) << 20 : 0);
   parallel_for(rows, [&](int64_t i, int) {
     constexpr int64_t kBatch = 4 * kPhiloxCounters, kCount = 4 * kBatch;
     uint32_t random[kCount];
@@ -35,7 +36,7 @@ void apply_dropout(const LoraLinearInputs& in, int64_t row, int64_t rows, int64_
     for (int64_t j = 0; j < cols; group += kCount) {
       const int64_t end = min(cols, group + kCount - first);
       for (int64_t e = group; e < first + end; e += kBatch) {
-        philox(in.seed, in.offset, static_cast<uint64_t>(e / 4), random + (e - group));
+        philox(in.seed, offset, static_cast<uint64_t>(e / 4), random + (e - group));
       }
       const uint32_t* row_random = random - (group - first);
       for (; j + kWidth <= end; j += kWidth) {

@@ -9,6 +9,7 @@
 
 namespace mambatune {
 namespace MAMBATUNE_ISA {
+namespace {
 
 constexpr int kChunk = 32;       // time steps between two saved states
 constexpr int kStateBlock = 4;   // states walked together, at least
@@ -90,5 +91,6 @@ inline const bool* find_resets(const int32_t* seq_idx, int64_t first, int64_t st
   return any ? resets : nullptr;
 }
 
+}  // namespace
 }  // namespace MAMBATUNE_ISA
 }  // namespace mambatune

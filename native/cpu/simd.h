@@ -39,7 +39,6 @@ typedef float HalfVec __attribute__((vector_size(kWidth * 2)));
 typedef double DoubleVec __attribute__((vector_size(kWidth * 4)));
 
 MAMBATUNE_INLINE Vec broadcast(float value) { return value - Vec{}; }
-MAMBATUNE_INLINE IntVec broadcast_int(int32_t value) { return value - IntVec{}; }
 MAMBATUNE_INLINE IntVec as_int(Vec x) { return (IntVec)x; }
 MAMBATUNE_INLINE Vec as_float(IntVec x) { return (Vec)x; }
 
@@ -71,11 +70,7 @@ MAMBATUNE_INLINE Vec load_lanes(const float* from, int count) {
 }
 
 MAMBATUNE_INLINE void store_lanes(float* to, Vec value, int count) {
-  if (count == kWidth) {
-    store(to, value);
-  } else {
-    store_partial(to, value, count);
-  }
+  count == kWidth ? store(to, value) : store_partial(to, value, count);
 }
 
 // Lanes at from[0], from[stride], from[2 * stride] ...; zero from `count` on.

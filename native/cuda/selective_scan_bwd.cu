@@ -54,20 +54,17 @@ struct Partials {
   float* bias;  // [batch, chunks, d_inner] or null
 };
 
-// B and C of a tile in every order: slot j of order o of a lane holds state j ^ (o * kSlots).
+// B or C of a tile in every order: slot j of order o of a lane holds state j ^ (o * kSlots).
 template <class Config>
-__device__ __forceinline__ void stage_orders(float* to, const float* from, int64_t stride, int64_t first_row, int64_t steps,
-                                             int64_t d_state) {
+__device__ __forceinline__ void stage_orders(float* to, const float* tile, int64_t stride, int steps, int64_t d_state) {
   using Plan = Backward<Config>;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < kScanTile * Config::kStored; i += kScanThreads) {
-    const int t = i / Config::kStored, n = i % Config::kStored;
-    const float value = t < steps && n < d_state ? from[(first_row + t) * stride + n] : 0.0f;
+  for_each_row_element<Config>(tile, stride, steps, d_state, [&](int t, int n, const float* at, bool exists) {
+    const float value = exists ? *at : 0.0f;
 #pragma unroll
     for (int order = 0; order < Plan::kOrders; ++order) {
       to[(t * Plan::kOrders + order) * Config::kStored + (n ^ (order * Plan::kSlots))] = value;
     }
-  }
+  });
 }
 
 // Asks for the next tile's operands, a row of the block's channels a thread.
@@ -112,30 +109,43 @@ __device__ __forceinline__ void exchange_products(float (&kept)[Config::kStates]
   }
 }
 
-// Writes the sums over the warp's channels of scale_B * g and scale_C * h, the step's dB and dC.
+// Where in a step's row of partial sums this thread writes, and whether it does.
 template <class Config>
-__device__ __forceinline__ void sum_over_channels(float* row, int lane, int order_mask, float scale_B,
+struct PartialSlot {
+  using Plan = Backward<Config>;
+  static constexpr bool kSplits = Plan::kOrderBits < Plan::kChannelBits;  // dB and dC go to different threads
+  int offset;
+  bool keeps_C, writes;
+
+  __device__ PartialSlot(int lane, int order_mask) {
+    const int group = threadIdx.x % 32 / Config::kLanes >> Plan::kOrderBits;
+    keeps_C = kSplits && (group & 1);
+    writes = !kSplits || group < 2;
+    offset = lane * Config::kStates + order_mask + (keeps_C ? Config::kStored : 0);
+  }
+};
+
+// Writes the sums over the warp's channels of scale_B * g and scale_C * h, the step's dB and dC, to the slot at `to`.
+template <class Config>
+__device__ __forceinline__ void sum_over_channels(float* to, const PartialSlot<Config>& slot, float scale_B,
                                                   const float (&g)[Config::kStates], float scale_C,
                                                   const float (&h)[Config::kStates]) {
   using Plan = Backward<Config>;
   float B[Config::kStates], C[Config::kStates];
   exchange_products<Config>(B, scale_B, g);
   exchange_products<Config>(C, scale_C, h);
-  const int first = lane * Config::kStates;
-  if constexpr (Plan::kOrderBits == Plan::kChannelBits) {
-#pragma unroll
-    for (int j = 0; j < Plan::kSlots; ++j) {
-      row[first + (j ^ order_mask)] = B[j];
-      row[Config::kStored + first + (j ^ order_mask)] = C[j];
-    }
-  } else {
-    const int group = threadIdx.x % 32 / Config::kLanes >> Plan::kOrderBits;
-    const bool keeps_C = group & 1;
-    float sum = (keeps_C ? C[0] : B[0]) +
-                __shfl_xor_sync(0xffffffffu, keeps_C ? B[0] : C[0], Config::kLanes << Plan::kOrderBits);
+  if constexpr (slot.kSplits) {
+    float sum = (slot.keeps_C ? C[0] : B[0]) +
+                __shfl_xor_sync(0xffffffffu, slot.keeps_C ? B[0] : C[0], Config::kLanes << Plan::kOrderBits);
 #pragma unroll
     for (int mask = Config::kLanes << (Plan::kOrderBits + 1); mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-    if (group < 2) row[(keeps_C ? Config::kStored : 0) + first + order_mask] = sum;
+    if (slot.writes) *to = sum;
+  } else {
+#pragma unroll
+    for (int j = 0; j < Plan::kSlots; ++j) {
+      to[j] = B[j];
+      to[Config::kStored + j] = C[j];
+    }
   }
 }
 
@@ -151,14 +161,15 @@ __device__ __forceinline__ float sum_three(float first, float second, float thir
   return sum;
 }
 
-// Adds the warps' dB and dC of steps [from, from + kFlush) of the tile and writes them to the block's place.
+// Adds the warps' dB and dC and writes `steps` steps of them to the block's place.
 template <class Config>
-__device__ __forceinline__ void flush_partial(const typename Backward<Config>::Memory& memory, float* to, int64_t steps) {
-  constexpr int kRow = 2 * Config::kStored;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < Backward<Config>::kFlush * kRow; i += kScanThreads) {
-    if (i / kRow >= steps) break;
-    to[i] = (memory.partial[0][i] + memory.partial[1][i]) + (memory.partial[2][i] + memory.partial[3][i]);
+__device__ __forceinline__ void flush_partial(const typename Backward<Config>::Memory& memory, float* to, int steps) {
+  const int limit = steps * 2 * Config::kStored - threadIdx.x;
+#pragma unroll 8
+  for (int k = 0; k < Backward<Config>::kFlush * 2 * Config::kStored; k += kScanThreads) {
+    const int i = threadIdx.x + k;
+    const float sum = (memory.partial[0][i] + memory.partial[1][i]) + (memory.partial[2][i] + memory.partial[3][i]);
+    if (k < limit) to[i] = sum;
   }
 }
 
@@ -179,7 +190,13 @@ __global__ void __launch_bounds__(kScanThreads, 3)
   for (int bit = 0; bit < Plan::kOrderBits; ++bit) {
     if (threadIdx.x % 32 / Config::kLanes >> bit & 1) order_mask ^= (kStates / 2) >> bit;
   }
+  const PartialSlot<Config> slot(place.lane, order_mask);
   const int order_offset = order_mask / Plan::kSlots * kStored + place.lane * kStates;
+  const float4* own_steps = memory.steps + place.local;
+  const float *own_B = memory.B + order_offset, *own_C = memory.C + order_offset;
+  float* own_starts = memory.starts + threadIdx.x * kStates;
+  float* own_partial = memory.partial[threadIdx.x / 32] + slot.offset;
+  float* own_sum = memory.sums[place.lane < 3 ? place.lane : 0] + place.local;
   const int64_t state_row = (place.batch * p.d_inner + place.channel) * p.d_state;
   const int64_t part = place.batch * split.chunks + place.chunk;
 
@@ -201,7 +218,7 @@ __global__ void __launch_bounds__(kScanThreads, 3)
   const int end_tile = min(first_tile + split.chunk_tiles, split.tiles);
   for (int tile = end_tile - 1; tile >= first_tile; --tile) {
     const int64_t first = static_cast<int64_t>(tile) * kScanTile;
-    const int64_t steps = min(static_cast<int64_t>(kScanTile), p.seqlen - first);
+    const int steps = static_cast<int>(min(static_cast<int64_t>(kScanTile), p.seqlen - first)), left = place.left(first, p.seqlen);
     float h[kStates];
 #pragma unroll
     for (int j = 0; j < kStates; ++j) {
@@ -215,20 +232,22 @@ __global__ void __launch_bounds__(kScanThreads, 3)
     float z_factor[kElements];  // dz over the ungated output
     {
       float u[kElements], raw[kElements], z[kElements] = {}, dout[kElements];
-      fetch<Config>(raw, p.delta, p.delta_row_stride, place, first, p.seqlen);
-      fetch<Config>(u, p.u, p.u_row_stride, place, first, p.seqlen);
-      fetch<Config>(dout, p.dout, p.d_inner, place, first, p.seqlen);
-      if (p.z) fetch<Config>(z, p.z, p.z_row_stride, place, first, p.seqlen);
-      stage_orders<Config>(memory.B, p.B, p.B_row_stride, place.first_row + first, steps, p.d_state);
-      stage_orders<Config>(memory.C, p.C, p.C_row_stride, place.first_row + first, steps, p.d_state);
+      fetch<Config>(raw, p.delta + place.offset(first, p.delta_row_stride), p.delta_row_stride, left);
+      fetch<Config>(u, p.u + place.offset(first, p.u_row_stride), p.u_row_stride, left);
+      fetch<Config>(dout, p.dout + place.offset(first, p.d_inner), p.d_inner, left);
+      if (p.z) fetch<Config>(z, p.z + place.offset(first, p.z_row_stride), p.z_row_stride, left);
+      const int64_t row = place.first_row + first;
+      stage_orders<Config>(memory.B, p.B + row * p.B_row_stride, p.B_row_stride, steps, p.d_state);
+      stage_orders<Config>(memory.C, p.C + row * p.C_row_stride, p.C_row_stride, steps, p.d_state);
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
         const float x = raw[e] + bias;
-        const float delta = place.has(first, e, p.seqlen) ? (p.delta_softplus ? softplus(x) : x) : 0.0f;
-        const float slope = p.delta_softplus ? softplus_slope(x) : 1.0f;
-        const float gate = p.z ? sigmoid(z[e]) : 1.0f;
-        const float dy = p.z ? dout[e] * z[e] * gate : dout[e];
-        z_factor[e] = dout[e] * gate * fmaf(z[e], 1.0f - gate, 1.0f);
+        const float step_size = p.delta_softplus ? softplus(x) : x;
+        const float delta = e * Config::kRowStep < left ? step_size : 0.0f;
+        const float softplus_grad = softplus_slope(x), slope = p.delta_softplus ? softplus_grad : 1.0f;
+        const float gate = sigmoid(z[e]), dgate = dout[e] * gate;
+        const float dy = p.z ? dgate * z[e] : dout[e];
+        z_factor[e] = dgate * fmaf(z[e], 1.0f - gate, 1.0f);
         memory.steps[(place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local] =
             make_float4(delta, u[e], dy, slope);
       }
@@ -237,8 +256,7 @@ __global__ void __launch_bounds__(kScanThreads, 3)
     __syncthreads();
     if (tile > first_tile) prefetch_tile<Config>(p, place, tile - 1, split.tiles);
 
-    const int subs = static_cast<int>((steps + kSub - 1) / kSub);
-    float* own_starts = memory.starts + threadIdx.x * kStates;
+    const int subs = (steps + kSub - 1) / kSub;
 #pragma unroll 1
     for (int sub = 0; sub < subs; ++sub) {
       store_vector(own_starts + sub * kScanThreads * kStates, h);
@@ -246,10 +264,10 @@ __global__ void __launch_bounds__(kScanThreads, 3)
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {
         const int t = sub * kSub + i;
-        const float2 step = *reinterpret_cast<const float2*>(&memory.steps[t * Config::kChannels + place.local]);
+        const float2 step = *reinterpret_cast<const float2*>(own_steps + t * Config::kChannels);
         const float x = step.x * step.y;
         float B[kStates];
-        load_vector(B, memory.B + t * kOrderRow + order_offset);
+        load_vector(B, own_B + t * kOrderRow);
 #pragma unroll
         for (int j = 0; j < kStates; ++j) {
           if (Resets && memory.resets[t]) h[j] = 0.0f;
@@ -265,10 +283,10 @@ __global__ void __launch_bounds__(kScanThreads, 3)
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {
         const int t = sub * kSub + i;
-        const float2 step = *reinterpret_cast<const float2*>(&memory.steps[t * Config::kChannels + place.local]);
+        const float2 step = *reinterpret_cast<const float2*>(own_steps + t * Config::kChannels);
         const float x = step.x * step.y;
         float B[kStates];
-        load_vector(B, memory.B + t * kOrderRow + order_offset);
+        load_vector(B, own_B + t * kOrderRow);
         const bool reset = Resets && memory.resets[t];
 #pragma unroll
         for (int j = 0; j < kStates; ++j) {
@@ -279,18 +297,18 @@ __global__ void __launch_bounds__(kScanThreads, 3)
 #pragma unroll
       for (int i = kSub - 1; i >= 0; --i) {
         const int t = sub * kSub + i;
-        const float4 step = memory.steps[t * Config::kChannels + place.local];
+        const float4 step = own_steps[t * Config::kChannels];
         float B[kStates], C[kStates], y = 0.0f, grad_input = 0.0f, grad_decay = 0.0f;
-        load_vector(B, memory.B + t * kOrderRow + order_offset);
-        load_vector(C, memory.C + t * kOrderRow + order_offset);
+        load_vector(B, own_B + t * kOrderRow);
+        load_vector(C, own_C + t * kOrderRow);
 #pragma unroll
         for (int j = 0; j < kStates; ++j) {
           g[j] = fmaf(C[j], step.z, g[j]);
           y = fmaf(C[j], state[i + 1][j], y);
           grad_input = fmaf(g[j], B[j], grad_input);
         }
-        sum_over_channels<Config>(memory.partial[threadIdx.x / 32] + t % Plan::kFlush * 2 * kStored, place.lane, order_mask,
-                                  step.x * step.y, g, step.z, state[i + 1]);
+        const int flushed = Plan::kFlush < kScanTile ? i : t;
+        sum_over_channels<Config>(own_partial + flushed * 2 * kStored, slot, step.x * step.y, g, step.z, state[i + 1]);
 #pragma unroll
         for (int j = 0; j < kStates; ++j) {
           g[j] *= decay[i][j];
@@ -299,7 +317,7 @@ __global__ void __launch_bounds__(kScanThreads, 3)
           if constexpr (ParameterGradients) dA[j] = fmaf(carried, step.x, dA[j]);
         }
         const float sum = sum_three<Config::kLanes>(y, grad_input, grad_decay, place.lane);
-        if (place.lane < 3) memory.sums[place.lane][t * Config::kChannels + place.local] = sum;
+        if (place.lane < 3) own_sum[t * Config::kChannels] = sum;
       }
       if constexpr (Plan::kFlush < kScanTile) {
         __syncthreads();
@@ -313,21 +331,27 @@ __global__ void __launch_bounds__(kScanThreads, 3)
       const int64_t row = (place.channel_block * p.batch * p.seqlen + place.first_row + first) * 2 * kStored;
       flush_partial<Config>(memory, partials.BC + row, steps);
     }
+    float *du = p.du + place.offset(first, p.du_row_stride), *ddelta = p.ddelta + place.offset(first, p.ddelta_row_stride);
+    float* dz = p.dz ? p.dz + place.offset(first, p.dz_row_stride) : nullptr;
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
-      if (!place.has(first, e, p.seqlen)) continue;
       const int at = (place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local;
-      const int64_t row = place.row(first, e);
+      const bool exists = e * Config::kRowStep < left;
       const float4 step = memory.steps[at];
-      const float grad_input = memory.sums[1][at];
-      const float ddelta = fmaf(step.y, grad_input, kLn2 * memory.sums[2][at]) * step.w;
-      p.du[row * p.du_row_stride + place.staged_channel] = fmaf(step.x, grad_input, skip * step.z);
-      p.ddelta[row * p.ddelta_row_stride + place.staged_channel] = ddelta;
-      if (p.dz) p.dz[row * p.dz_row_stride + place.staged_channel] = z_factor[e] * fmaf(skip, step.y, memory.sums[0][at]);
+      const float y = memory.sums[0][at], grad_input = memory.sums[1][at];
+      const float grad_delta = fmaf(step.y, grad_input, kLn2 * memory.sums[2][at]) * step.w;
+      if (exists) {
+        *du = fmaf(step.x, grad_input, skip * step.z);
+        *ddelta = grad_delta;
+      }
+      if (exists && dz) *dz = z_factor[e] * fmaf(skip, step.y, y);
       if constexpr (ParameterGradients) {
         dD = fmaf(step.z, step.y, dD);
-        dbias += ddelta;
+        dbias += exists ? grad_delta : 0.0f;
       }
+      du += Config::kRowStep * p.du_row_stride;
+      ddelta += Config::kRowStep * p.ddelta_row_stride;
+      dz += dz ? Config::kRowStep * p.dz_row_stride : 0;
     }
   }
 

@@ -89,32 +89,51 @@ struct ScanPlace {
     staged_live = staged_channel < p.d_inner;
   }
 
-  // Whether element e of this thread exists in the tile that starts at time `first`.
-  __device__ bool has(int64_t first, int e, int64_t seqlen) const {
-    return staged_live && first + staged_row + e * Config::kRowStep < seqlen;
+  // Of the tile that starts at time `first`: element e of this thread exists when e * kRowStep < left.
+  __device__ int left(int64_t first, int64_t seqlen) const {
+    const int64_t rows = min(seqlen - first, static_cast<int64_t>(kScanTile)) - staged_row;
+    return staged_live ? static_cast<int>(rows) : 0;
   }
-  __device__ int64_t row(int64_t first, int e) const { return first_row + first + staged_row + e * Config::kRowStep; }
+  // Where element 0 of that tile lies.
+  __device__ int64_t offset(int64_t first, int64_t stride) const {
+    return (first_row + first + staged_row) * stride + staged_channel;
+  }
 };
 
 template <class Config>
-__device__ __forceinline__ void fetch(float (&to)[Config::kElements], const float* from, int64_t stride,
-                                      const ScanPlace<Config>& place, int64_t first, int64_t seqlen) {
-  const float* at = from + place.row(first, 0) * stride + place.staged_channel;
+__device__ __forceinline__ void fetch(float (&to)[Config::kElements], const float* at, int64_t stride, int left) {
 #pragma unroll
   for (int e = 0; e < Config::kElements; ++e) {
-    to[e] = place.has(first, e, seqlen) ? at[e * Config::kRowStep * stride] : 0.0f;
+    to[e] = 0.0f;
+    if (e * Config::kRowStep < left) to[e] = *at;
+    at += Config::kRowStep * stride;
   }
 }
 
-// Starts copying a tile of B or C, [kScanTile][kStored], zeros where there is nothing.
-template <class Config>
-__device__ __forceinline__ void stage_rows_async(float* to, const float* from, int64_t stride, int64_t first_row, int64_t steps,
-                                                 int64_t d_state) {
-  for (int i = threadIdx.x; i < kScanTile * Config::kStored; i += kScanThreads) {
-    const int t = i / Config::kStored, n = i % Config::kStored;
-    const bool exists = t < steps && n < d_state;
-    __pipeline_memcpy_async(to + i, exists ? from + (first_row + t) * stride + n : from, 4, exists ? 0 : 4);
+// Shares the elements of a tile of B or C among the threads: body(step, state, its address, whether it exists).
+template <class Config, class Body>
+__device__ __forceinline__ void for_each_row_element(const float* tile, int64_t stride, int steps, int64_t d_state, Body body) {
+  constexpr int kColumns = Config::kStored < kScanThreads ? Config::kStored : kScanThreads;
+  constexpr int kRows = kScanThreads / kColumns;
+  const int first = threadIdx.x / kColumns;
+#pragma unroll
+  for (int n = threadIdx.x % kColumns; n < Config::kStored; n += kColumns) {
+    const float* at = tile + first * stride + n;
+    const int left = n < d_state ? steps - first : 0;
+#pragma unroll 8
+    for (int t = 0; t < kScanTile; t += kRows) {
+      body(first + t, n, at, t < left);
+      at += kRows * stride;
+    }
   }
+}
+
+// Starts copying a tile of B or C to [kScanTile][kStored], zeros where there is nothing.
+template <class Config>
+__device__ __forceinline__ void stage_rows_async(float* to, const float* tile, int64_t stride, int steps, int64_t d_state) {
+  for_each_row_element<Config>(tile, stride, steps, d_state, [&](int t, int n, const float* at, bool exists) {
+    __pipeline_memcpy_async(to + t * Config::kStored + n, exists ? at : tile, 4, exists ? 0 : 4);
+  });
 }
 
 // flags[t]: the state before step first + t belongs to another document.
@@ -192,26 +211,30 @@ __global__ void __launch_bounds__(kScanThreads)
   float raw[kElements], input[kElements], z[kElements] = {};
   const auto fetch_tile = [&](int index) {
     const int64_t first = static_cast<int64_t>(Reverse ? first_tile + count - 1 - index : first_tile + index) * kScanTile;
-    fetch<Config>(raw, p.delta, p.delta_row_stride, place, first, p.seqlen);
+    const int left = place.left(first, p.seqlen);
+    fetch<Config>(raw, p.delta + place.offset(first, p.delta_row_stride), p.delta_row_stride, left);
     if constexpr (Reverse) {
-      fetch<Config>(input, dout, p.d_inner, place, first, p.seqlen);
-      if (p.z) fetch<Config>(z, p.z, p.z_row_stride, place, first, p.seqlen);
+      fetch<Config>(input, dout + place.offset(first, p.d_inner), p.d_inner, left);
+      if (p.z) fetch<Config>(z, p.z + place.offset(first, p.z_row_stride), p.z_row_stride, left);
     } else {
-      fetch<Config>(input, p.u, p.u_row_stride, place, first, p.seqlen);
+      fetch<Config>(input, p.u + place.offset(first, p.u_row_stride), p.u_row_stride, left);
     }
   };
   fetch_tile(0);
   for (int index = 0; index < count; ++index) {
     const int64_t first = static_cast<int64_t>(Reverse ? first_tile + count - 1 - index : first_tile + index) * kScanTile;
-    stage_rows_async<Config>(rows, Reverse ? p.C : p.B, Reverse ? p.C_row_stride : p.B_row_stride, place.first_row + first,
-                             p.seqlen - first, p.d_state);
+    const int count_steps = static_cast<int>(min(static_cast<int64_t>(kScanTile), p.seqlen - first));
+    const int64_t stride = Reverse ? p.C_row_stride : p.B_row_stride;
+    stage_rows_async<Config>(rows, (Reverse ? p.C : p.B) + (place.first_row + first) * stride, stride, count_steps, p.d_state);
     __pipeline_commit();
     if constexpr (Resets) stage_resets(resets, p.seq_idx, place.first_row, first, p.seqlen);
+    const int left = place.left(first, p.seqlen);
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
       const float x = raw[e] + bias;
-      const float delta = place.has(first, e, p.seqlen) ? (p.delta_softplus ? softplus(x) : x) : 0.0f;
-      const float gate = p.z ? z[e] * sigmoid(z[e]) : 1.0f;
+      const float step_size = p.delta_softplus ? softplus(x) : x;
+      const float delta = e * Config::kRowStep < left ? step_size : 0.0f;
+      const float silu = z[e] * sigmoid(z[e]), gate = p.z ? silu : 1.0f;
       steps[(place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local] =
           make_float2(delta, input[e] * (Reverse ? gate : delta));
     }

@@ -65,12 +65,14 @@ __global__ void __launch_bounds__(kScanThreads, 4)
   float u[kElements], raw[kElements], z[kElements] = {};
   const auto fetch_tile = [&](int tile) {
     const int64_t first = static_cast<int64_t>(tile) * kScanTile;
-    stage_rows_async<Config>(memory.B[tile & 1], p.B, p.B_row_stride, place.first_row + first, p.seqlen - first, p.d_state);
-    stage_rows_async<Config>(memory.C[tile & 1], p.C, p.C_row_stride, place.first_row + first, p.seqlen - first, p.d_state);
+    const int steps = static_cast<int>(min(static_cast<int64_t>(kScanTile), p.seqlen - first)), left = place.left(first, p.seqlen);
+    const int64_t row = place.first_row + first;
+    stage_rows_async<Config>(memory.B[tile & 1], p.B + row * p.B_row_stride, p.B_row_stride, steps, p.d_state);
+    stage_rows_async<Config>(memory.C[tile & 1], p.C + row * p.C_row_stride, p.C_row_stride, steps, p.d_state);
     __pipeline_commit();
-    fetch<Config>(u, p.u, p.u_row_stride, place, first, p.seqlen);
-    fetch<Config>(raw, p.delta, p.delta_row_stride, place, first, p.seqlen);
-    if (p.z) fetch<Config>(z, p.z, p.z_row_stride, place, first, p.seqlen);
+    fetch<Config>(u, p.u + place.offset(first, p.u_row_stride), p.u_row_stride, left);
+    fetch<Config>(raw, p.delta + place.offset(first, p.delta_row_stride), p.delta_row_stride, left);
+    if (p.z) fetch<Config>(z, p.z + place.offset(first, p.z_row_stride), p.z_row_stride, left);
   };
   const int first_tile = static_cast<int>(place.chunk) * split.chunk_tiles;
   const int end_tile = min(first_tile + split.chunk_tiles, split.tiles);
@@ -83,14 +85,17 @@ __global__ void __launch_bounds__(kScanThreads, 4)
                    h);
     }
     float skipped[kElements], gate[kElements];
+    const int left = place.left(first, p.seqlen);
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
       const float x = raw[e] + bias;
-      const float delta = place.has(first, e, p.seqlen) ? (p.delta_softplus ? softplus(x) : x) : 0.0f;
+      const float step_size = p.delta_softplus ? softplus(x) : x;
+      const float delta = e * Config::kRowStep < left ? step_size : 0.0f;
       memory.steps[(place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local] =
           make_float2(delta, delta * u[e]);
       skipped[e] = skip * u[e];
-      gate[e] = p.z ? z[e] * sigmoid(z[e]) : 1.0f;
+      const float silu = z[e] * sigmoid(z[e]);
+      gate[e] = p.z ? silu : 1.0f;
     }
     if constexpr (Resets) stage_resets(memory.resets, p.seq_idx, place.first_row, first, p.seqlen);
     __pipeline_wait_prior(0);
@@ -122,11 +127,12 @@ __global__ void __launch_bounds__(kScanThreads, 4)
       if (place.lane < 4) memory.y[t * ForwardMemory<Config>::kYStride + place.local] = sum;
     }
     __syncthreads();
+    float* out = p.out + place.offset(first, p.d_inner);
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
-      if (!place.has(first, e, p.seqlen)) continue;
       const float y = memory.y[(place.staged_row + e * Config::kRowStep) * ForwardMemory<Config>::kYStride + place.staged_local];
-      p.out[place.row(first, e) * p.d_inner + place.staged_channel] = (y + skipped[e]) * gate[e];
+      if (e * Config::kRowStep < left) *out = (y + skipped[e]) * gate[e];
+      out += Config::kRowStep * p.d_inner;
     }
   }
   if (!p.last_state || end_tile != split.tiles || !place.live) return;

@@ -21,6 +21,7 @@ struct AdamwStepParams {
   const float* weight_decay;     // of each entry
   float beta1, beta2, eps;
   int64_t step;                  // 1 for the first
+  const float* schedule;         // device: {learning rate of every entry, step}, in place of the two above; null: those count
   const float* grad_norm;        // device scalar from global_norm; null: no clipping. Not finite: nothing is updated
   float max_grad_norm;           // <= 0: no clipping
 };

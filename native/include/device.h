@@ -21,15 +21,18 @@ namespace mambatune {
 
 using Error = const char*;
 
-constexpr uint32_t kDeviceAbi = 1;
+constexpr uint32_t kDeviceAbi = 2;
 
 struct MemoryStats {
   uint64_t live_bytes;     // in use by buffers now
   uint64_t peak_bytes;     // highest live_bytes since the last reset
   uint64_t cached_bytes;   // held for reuse, not in use
   uint64_t live_buffers;
-  uint64_t weight_cache_bytes;  // packed copies of frozen weights
+  uint64_t weight_cache_bytes;  // packed copies of frozen weights, not among live_bytes
 };
+
+// Of the products with a weight and of matmul: IEEE float32; TF32 inputs; bfloat16 inputs. Sums are float32 in all of them.
+enum class MatmulPrecision : int32_t { kHighest, kHigh, kMedium };
 
 struct DeviceApi {
   uint32_t abi;  // kDeviceAbi
@@ -48,6 +51,20 @@ struct DeviceApi {
   void (*reset_peak)();
   void (*trim)();  // gives cached memory back to the system
   void (*free_weight_cache)(WeightCache* cache);
+
+  // Null: the device knows kHighest alone.
+  Error (*set_matmul_precision)(int32_t precision);
+
+  // Graphs; all null where there are none. From graph_begin to graph_end ops are recorded, not run: upload, download and
+  // synchronize fail, and what changes from launch to launch must lie in device memory. Memory allocated while recording comes
+  // from a pool that only graphs use: what a launch writes there is valid until the next launch of any graph or the next
+  // graph_begin. Memory allocated before and released while recording is kept for the graph; all other memory that recorded
+  // ops use must stay allocated as long as the graph.
+  Error (*graph_begin)();
+  // Ends recording. With null, or when it fails, what was recorded is dropped; after an op has failed, call it with null.
+  Error (*graph_end)(uint32_t* graph);
+  Error (*graph_launch)(uint32_t graph);
+  void (*graph_release)(uint32_t graph);
 
   size_t (*selective_scan_checkpoint_size)(int64_t batch, int64_t seqlen, int64_t d_inner, int64_t d_state);  // floats
   Error (*selective_scan_fwd)(const SelectiveScanFwdParams&);

@@ -24,6 +24,7 @@ struct LoraLinearInputs {
   float scaling;
   float dropout;         // p in [0, 1)
   uint64_t seed, offset;
+  const uint32_t* dropout_step;  // device scalar: offset + dropout_step * 2^20 stands for offset; null: none
 };
 
 struct LoraLinearFwdParams : LoraLinearInputs {

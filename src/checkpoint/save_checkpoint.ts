@@ -23,6 +23,15 @@ export interface SaveCheckpointOptions {
 const DTYPE_NAMES = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' } as const;
 const FORMAT_METADATA = { format: 'pt' } as const;
 
+const FLOAT_KEYS = [
+  'layer_norm_epsilon',
+  'initializer_range',
+  'time_step_scale',
+  'time_step_min',
+  'time_step_max',
+  'time_step_floor',
+];
+
 /**
  * Writes a whole model folder, or nothing.
  *
@@ -46,7 +55,7 @@ export async function saveCheckpoint(
   );
   await replaceFolderAtomic(folder, (temporary) => {
     const { torch_dtype: _, ...configJson } = config.toJSON();
-    writeJson(join(temporary, 'config.json'), { ...configJson, dtype: DTYPE_NAMES[dtype] });
+    writeFileSync(join(temporary, 'config.json'), configText({ ...configJson, dtype: DTYPE_NAMES[dtype] }));
     writeJson(join(temporary, 'generation_config.json'), options.generationConfig ?? defaultGenerationConfig(config));
     writeShards(temporary, shards);
     for (const path of extraFiles) copyFileSync(path, join(temporary, basename(path)));
@@ -96,6 +105,12 @@ function writeShards(folder: string, shards: readonly TensorToWrite[][]): void {
     metadata: { total_size: totalSize },
     weight_map: Object.fromEntries(weightMap.sort(([a], [b]) => (a < b ? -1 : 1))),
   });
+}
+
+/** JSON in which the keys that transformers declares as float hold one by its strict reading: 1.0, which JSON.stringify writes as 1. */
+function configText(json: Record<string, unknown>): string {
+  const whole = new RegExp(`^(  "(?:${FLOAT_KEYS.join('|')})": \\d+)(?=,?$)`, 'gm');
+  return `${JSON.stringify(json, null, 2).replace(whole, '$1.0')}\n`;
 }
 
 function writeJson(path: string, value: unknown): void {

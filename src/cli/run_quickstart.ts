@@ -77,7 +77,9 @@ function describeReport(report: QuickstartReport, stdout: MessageStream, next: r
     left: before.completions[row] ?? '',
     right: after.completions[row] ?? '',
   }));
-  const table = sideBySide(['before', `after ${steps} steps`], rows, width, (text) => style('bold', text));
+  const table = sideBySide(['before', `after ${steps} ${steps === 1 ? 'step' : 'steps'}`], rows, width, (text) =>
+    style('bold', text),
+  );
   const perplexities = `${formatNumber(before.perplexity)} → ${formatNumber(after.perplexity)}`;
   return [
     '',

@@ -140,11 +140,18 @@ function runFreshLayer(
   state: LayerState | null,
   keepState: boolean,
 ): LayerResult {
-  return tf.tidy(() => runLayer(layer, hidden, residual, context, state, keepState) as unknown as tf.TensorContainer) as unknown as LayerResult;
+  return tf.tidy(
+    () => runLayer(layer, hidden, residual, context, state, keepState) as unknown as tf.TensorContainer,
+  ) as unknown as LayerResult;
 }
 
 /** A layer whose activations are recomputed in the backward. */
-function checkpointedLayer(layer: MambaLayer, hidden: Tensor, residual: Tensor | null, context: MixerContext): LayerResult {
+function checkpointedLayer(
+  layer: MambaLayer,
+  hidden: Tensor,
+  residual: Tensor | null,
+  context: MixerContext,
+): LayerResult {
   const { mask, seqIdx, dropout } = context;
   const segment = (x: Tensor, ...others: Tensor[]): Tensor[] => {
     const next = () => others.shift() as Tensor;

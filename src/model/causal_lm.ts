@@ -90,7 +90,12 @@ export class MambaForCausalLM {
   private dropout: DropoutState = null;
 
   /** Use {@link MambaForCausalLM.fromPretrained} or {@link MambaForCausalLM.fromConfig}. */
-  constructor(config: MambaConfig, parameters: Parameters, source: ModelSource, generationConfig?: Readonly<Record<string, unknown>>) {
+  constructor(
+    config: MambaConfig,
+    parameters: Parameters,
+    source: ModelSource,
+    generationConfig?: Readonly<Record<string, unknown>>,
+  ) {
     this.config = config;
     this.parameters = parameters;
     this.source = source;
@@ -111,7 +116,12 @@ export class MambaForCausalLM {
     const { config, source, generationConfig } = openCheckpoint(folder);
     try {
       const parameters = loadParameters(config, source);
-      return new MambaForCausalLM(config, parameters, { folder, name: pathOrRepo, revision: hub.revision ?? null }, generationConfig);
+      return new MambaForCausalLM(
+        config,
+        parameters,
+        { folder, name: pathOrRepo, revision: hub.revision ?? null },
+        generationConfig,
+      );
     } finally {
       source.close();
     }
@@ -134,7 +144,8 @@ export class MambaForCausalLM {
       const shape = inputShape(inputIds, inputs.inputsEmbeds);
       if (inputs.labels) checkRows(inputs.labels, 'labels', shape);
       if (inputs.attentionMask) checkRows(inputs.attentionMask, 'attentionMask', shape);
-      const mask = inputs.attentionMask && tf.expandDims(tf.cast(toIds(inputs.attentionMask, 'attentionMask', 2), 'float32'), 2);
+      const mask =
+        inputs.attentionMask && tf.expandDims(tf.cast(toIds(inputs.attentionMask, 'attentionMask', 2), 'float32'), 2);
       const { hidden, hiddenStates, cache } = runBackbone(this.backbone, {
         inputIds,
         inputsEmbeds: inputs.inputsEmbeds,
@@ -143,7 +154,8 @@ export class MambaForCausalLM {
         useCache: inputs.useCache ?? false,
         outputHiddenStates: inputs.outputHiddenStates ?? false,
         dropout: this.dropout,
-        gradientCheckpointing: this.gradientCheckpointing && !inputs.useCache && !inputs.cacheParams && !inputs.outputHiddenStates,
+        gradientCheckpointing:
+          this.gradientCheckpointing && !inputs.useCache && !inputs.cacheParams && !inputs.outputHiddenStates,
       });
       const logits = loraLinear({ x: hidden, W: this.head }) as Tensor3D;
       const loss = inputs.labels && this.meanLoss(hidden, inputs.labels);
@@ -169,7 +181,8 @@ export class MambaForCausalLM {
     checkLabels(batch.labels, vocabSize);
     const shape: [number, number] = [batch.batch, batch.seqlen];
     return tf.tidy(() => {
-      const mask = batch.attentionMask && tf.expandDims(tf.cast(tf.tensor2d(batch.attentionMask, shape, 'int32'), 'float32'), 2);
+      const mask =
+        batch.attentionMask && tf.expandDims(tf.cast(tf.tensor2d(batch.attentionMask, shape, 'int32'), 'float32'), 2);
       const { hidden } = runBackbone(this.backbone, {
         inputIds: tf.tensor2d(batch.inputIds, shape, 'int32'),
         mask: mask as Tensor3D | undefined,
@@ -206,12 +219,16 @@ export class MambaForCausalLM {
       shape: variable.shape,
       data: () => variable.dataSync<'float32'>(),
     }));
-    await saveCheckpoint(folder, this.config, tensors, { ...(this.generationConfig && { generationConfig: this.generationConfig }), ...options });
+    await saveCheckpoint(folder, this.config, tensors, {
+      ...(this.generationConfig && { generationConfig: this.generationConfig }),
+      ...options,
+    });
   }
 
   /** Frees the parameters, and those of attached adapters. */
   dispose(): void {
-    for (const module of this.modules.values()) tf.dispose([module.lora?.A, module.lora?.B].filter((variable) => variable !== undefined));
+    for (const module of this.modules.values())
+      tf.dispose([module.lora?.A, module.lora?.B].filter((variable) => variable !== undefined));
     for (const layer of this.backbone.layers) layer.frozenA?.dispose();
     disposeParameters(this.parameters as Parameters);
   }
@@ -258,10 +275,13 @@ function shiftLabels(labels: Int32Array, seqlen: number): Int32Array {
 function toIds(rows: readonly (readonly number[])[] | Tensor2D, name: string, limit: number): Tensor2D {
   if (rows instanceof tf.Tensor) return rows;
   const seqlen = rows[0]?.length ?? 0;
-  if (seqlen === 0) throw new UserError(`${name}: found no ${rows.length === 0 ? 'rows' : 'positions'}; expected at least one.`);
+  if (seqlen === 0)
+    throw new UserError(`${name}: found no ${rows.length === 0 ? 'rows' : 'positions'}; expected at least one.`);
   const uneven = rows.findIndex((row) => row.length !== seqlen);
   if (uneven >= 0) {
-    throw new UserError(`${name}: row ${uneven} has ${rows[uneven]?.length} positions, row 0 has ${seqlen}; pad the rows to one length.`);
+    throw new UserError(
+      `${name}: row ${uneven} has ${rows[uneven]?.length} positions, row 0 has ${seqlen}; pad the rows to one length.`,
+    );
   }
   const flat = Int32Array.from(rows.flat());
   checkIds(flat, name, limit);
@@ -291,5 +311,7 @@ function checkIds(ids: Int32Array, name: string, limit: number): void {
 function checkLabels(labels: Int32Array, vocabSize: number): void {
   const bad = labels.findIndex((label) => label !== IGNORED_LABEL && (label < 0 || label >= vocabSize));
   if (bad < 0) return;
-  throw new UserError(`labels: ${labels[bad]} at position ${bad} lies outside 0..${vocabSize - 1}; ${IGNORED_LABEL} is ignored.`);
+  throw new UserError(
+    `labels: ${labels[bad]} at position ${bad} lies outside 0..${vocabSize - 1}; ${IGNORED_LABEL} is ignored.`,
+  );
 }

@@ -12,17 +12,20 @@ import type { MambaConfig } from './config.ts';
  *
  * @param seed of the random stream; each tensor draws from a substream of its own
  */
-export function* initialTensors(config: MambaConfig, seed: number): Generator<{ name: string; shape: number[]; data: Float32Array }> {
+export function* initialTensors(
+  config: MambaConfig,
+  seed: number,
+): Generator<{ name: string; shape: number[]; data: Float32Array }> {
   let substream = 0;
   for (const [name, shape] of expectedTensors(config)) {
     const random = createRandom({ seed, stream: randomStreams.init, substream: substream++ });
     const size = shape.reduce((product, length) => product * length, 1);
-    const draw = valueOf(name, shape, config, random);
+    const draw = drawOf(name, shape, config, random);
     yield { name, shape, data: Float32Array.from({ length: size }, (_, i) => draw(i)) };
   }
 }
 
-function valueOf(name: string, shape: number[], config: MambaConfig, random: Random): (index: number) => number {
+function drawOf(name: string, shape: number[], config: MambaConfig, random: Random): (index: number) => number {
   const fanIn = shape.slice(1).reduce((product, length) => product * length, 1);
   if (name.endsWith('.A_log')) return (i) => Math.log((i % config.stateSize) + 1);
   if (name.endsWith('.D') || name.endsWith('.norm.weight') || name.endsWith('.norm_f.weight')) return () => 1;

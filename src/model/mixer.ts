@@ -83,7 +83,13 @@ export function runLayer(
   return { hidden: mixed.out, residual: normed.residualOut, ...(mixed.state && { state: mixed.state }) };
 }
 
-function runMixer(layer: MambaLayer, input: Tensor, context: MixerContext, state: LayerState | null, keepState: boolean) {
+function runMixer(
+  layer: MambaLayer,
+  input: Tensor,
+  context: MixerContext,
+  state: LayerState | null,
+  keepState: boolean,
+) {
   const { dropout, mask, seqIdx } = context;
   const [dInner, , dConv] = layer.convWeight.shape as [number, number, number];
   const dState = layer.aLog.shape[1] as number;
@@ -101,7 +107,11 @@ function runMixer(layer: MambaLayer, input: Tensor, context: MixerContext, state
     { returnLastState: keepState },
   );
   const u = mask ? tf.mul(conv.y, mask) : conv.y;
-  const [dt, B, C] = splitChannels(applyLinear(layer.xProj, u, dropout), [dtRank, dState, dState]) as [Tensor, Tensor3D, Tensor3D];
+  const [dt, B, C] = splitChannels(applyLinear(layer.xProj, u, dropout), [dtRank, dState, dState]) as [
+    Tensor,
+    Tensor3D,
+    Tensor3D,
+  ];
   const scan = selectiveScan(
     {
       u: u as Tensor3D,

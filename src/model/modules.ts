@@ -46,7 +46,12 @@ const MODULES_PER_STEP = 2 ** 20;
  * Applies a linear module.
  * @param bias null leaves the module's bias out (dt_proj's is added inside the scan)
  */
-export function applyLinear(module: LinearModule, x: Tensor, dropout: DropoutState, bias: Variable | null = module.bias): Tensor {
+export function applyLinear(
+  module: LinearModule,
+  x: Tensor,
+  dropout: DropoutState,
+  bias: Variable | null = module.bias,
+): Tensor {
   const { lora } = module;
   return loraLinear(
     {
@@ -58,11 +63,13 @@ export function applyLinear(module: LinearModule, x: Tensor, dropout: DropoutSta
     },
     {
       scaling: lora?.scaling ?? 1,
-      ...(dropout && lora && lora.dropout > 0 && {
-        dropout: lora.dropout,
-        seed: dropout.seed,
-        offset: dropout.step * MODULES_PER_STEP + module.index,
-      }),
+      ...(dropout &&
+        lora &&
+        lora.dropout > 0 && {
+          dropout: lora.dropout,
+          seed: dropout.seed,
+          offset: dropout.step * MODULES_PER_STEP + module.index,
+        }),
     },
   );
 }

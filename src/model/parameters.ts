@@ -32,7 +32,9 @@ export function loadParameters(config: MambaConfig, source: TensorSource): Param
 
 /** Parameters drawn at random ({@link initialTensors}). */
 export function randomParameters(config: MambaConfig, seed: number): Parameters {
-  return new Map(Array.from(initialTensors(config, seed), ({ name, shape, data }) => [name, frozenVariable(data, shape)]));
+  return new Map(
+    Array.from(initialTensors(config, seed), ({ name, shape, data }) => [name, frozenVariable(data, shape)]),
+  );
 }
 
 export function disposeParameters(parameters: Parameters): void {
@@ -45,5 +47,6 @@ function frozenVariable(data: Float32Array, shape: number[]): Variable {
 
 function checkFinite(data: Float32Array, name: string, path: string): void {
   const bad = data.findIndex((value) => !Number.isFinite(value));
-  if (bad >= 0) throw new UserError(`${path}: tensor ${name} holds ${data[bad]} at element ${bad}; the checkpoint is damaged.`);
+  if (bad >= 0)
+    throw new UserError(`${path}: tensor ${name} holds ${data[bad]} at element ${bad}; the checkpoint is damaged.`);
 }

@@ -143,7 +143,7 @@ describe('errors', () => {
   test('an adapter of another model: every mismatch', async () => {
     const other = join('test', 'golden', 'tied', 'adapter');
     const message =
-      /does not fit models\/mamba-5m \(\d+ mismatches\)[^]*layers\.0\.mixer\.in_proj\.lora_A\.weight: has \[/;
+      /does not fit models\/mamba-5m \(\d+ mismatches\).*layers\.0\.mixer\.in_proj\.lora_A\.weight: has \[/s;
     await expectFailure([...generate, '--model', 'models/mamba-5m', '--adapter', other], message);
   });
 

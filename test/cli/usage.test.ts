@@ -18,7 +18,7 @@ describe('help', () => {
     const { code, stdout, stderr } = await runCli([name, '--help']);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(stdout).toMatch(new RegExp(`^Usage: mambatune ${name} `));
-    expect(stdout).toMatch(new RegExp(`Examples?:[^]*\\$ .*mambatune ${name}`));
+    expect(stdout).toMatch(new RegExp(`Examples?:[\\s\\S]*\\$ .*mambatune ${name}`));
     expect(stdout).toContain('--json');
   });
 

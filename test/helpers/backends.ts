@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Runs one test body on every backend that must work here. */
-import { beforeAll, describe } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { selectBackend } from '../../src/backends/select.ts';
 
 export type TestedBackend = 'cuda' | 'native' | 'wasm' | 'cpu';
@@ -30,7 +30,12 @@ export function forEachBackend(body: (backend: TestedBackend) => void): void {
 
 /** Declares the tests of `body` once for each device of the native addon that is tested. */
 export function forEachDevice(body: (backend: 'cuda' | 'native') => void): void {
-  for (const name of testedDevices()) onBackend(name, () => body(name));
+  const devices = testedDevices();
+  for (const name of devices) onBackend(name, () => body(name));
+  if (devices.length > 0) return;
+  it('is NOT TESTED here: MAMBATUNE_TEST_WITHOUT_NATIVE=1 says that there is no native device', () => {
+    expect(process.env.MAMBATUNE_TEST_WITHOUT_NATIVE).toBe('1');
+  });
 }
 
 /** Declares the tests of `body` with one backend selected. */

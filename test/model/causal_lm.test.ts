@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What must hold of any model: carried state, chunks, padding, packing, embeddings as input, losses, saving, bad input, leaks. */
-import { cpSync, writeFileSync } from 'node:fs';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Tensor3D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
@@ -245,6 +245,22 @@ onBackend(testedBackends()[0] ?? 'cpu', () => {
         loaded.dispose();
       },
     );
+
+    it('writes the numbers that transformers declares as float with a decimal point', async () => {
+      const saved = MambaForCausalLM.fromConfig(CONFIG.with({ initializerRange: 2 }));
+      const folder = join(temporaryFolder(), 'model');
+      await saved.savePretrained(folder);
+      saved.dispose();
+      const text = readFileSync(join(folder, 'config.json'), 'utf8');
+      for (const line of [
+        '"time_step_scale": 1.0,',
+        '"initializer_range": 2.0,',
+        '"time_step_max": 0.1,',
+        '"expand": 2,',
+      ]) {
+        expect(text).toContain(`  ${line}\n`);
+      }
+    });
 
     it('rounds to bf16 when asked', async () => {
       const saved = MambaForCausalLM.fromConfig(CONFIG, { seed: 3 });

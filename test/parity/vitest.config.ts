@@ -6,8 +6,10 @@ export default defineConfig({
   test: {
     root: new URL('../..', import.meta.url).pathname,
     include: ['test/parity/**/*.test.ts'],
+    globalSetup: ['test/parity/find_python.ts'],
     pool: 'forks',
     fileParallelism: false,
-    testTimeout: 600_000,
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
   },
 });

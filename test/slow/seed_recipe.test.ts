@@ -23,7 +23,7 @@ interface Reference {
   eval_loss_epoch2: number;
   eval_loss_epoch3: number;
   sample_before: string;
-  samples_after: { prompt: string; sample: string }[];
+  samples_after: string[];
 }
 
 const FOLDER = join(GOLDEN_FOLDER, 'seed-recipe');
@@ -68,6 +68,8 @@ describe('seed recipe', () => {
 
     PeftModel.fromPretrained(model, join(FOLDER, 'adapter_final'));
     expect((await evaluate(model, examples))?.loss).toBeCloseTo(reference.eval_loss_epoch3, 5);
+    for (const text of reference.samples_after)
+      expect(await sample(text.slice(0, text.indexOf(', n.') + 4))).toBe(text);
   });
 });
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what mambatune wrote with the programs that it is for: one JSON request a line on stdin, one JSON answer a line on stdout."""
+import hashlib
+import json
+import sys
+
+import numpy
+import torch
+import peft.tuners.tuners_utils
+from peft import PeftModel
+from safetensors import safe_open
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
+
+# peft refuses out_proj on Mamba because the fused kernels of transformers bypass it; here they are not used.
+peft.tuners.tuners_utils._check_lora_target_modules_mamba = lambda *args, **kwargs: None
+
+
+def load(folder):
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    problems = {key: sorted(map(str, value)) for key, value in info.items() if value}
+    if problems:
+        raise ValueError(f"{folder}: {problems}")
+    return model.eval()
+
+
+def logits_of(model, input_ids):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor(input_ids), use_cache=False).logits.flatten().tolist()
+
+
+def model_logits(model, input_ids):
+    """Logits of a model folder, with what transformers makes of its config."""
+    loaded = load(model)
+    tied = loaded.lm_head.weight.data_ptr() == loaded.backbone.embeddings.weight.data_ptr()
+    return {"logits": logits_of(loaded, input_ids), "tied": tied, "eos_token_id": loaded.generation_config.eos_token_id}
+
+
+def adapter_logits(model, adapter, input_ids):
+    """Logits of a model folder with an adapter folder."""
+    loaded = PeftModel.from_pretrained(load(model), adapter)
+    config = loaded.peft_config["default"]
+    parameters = sum(p.numel() for name, p in loaded.named_parameters() if "lora_" in name)
+    return {"logits": logits_of(loaded.eval(), input_ids), "r": config.r, "parameters": parameters}
+
+
+def tensors(path):
+    """What the safetensors library reads."""
+    with safe_open(path, framework="pt") as file:
+        read = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata()
+    return {
+        "metadata": metadata,
+        "tensors": {
+            name: {
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "shape": list(tensor.shape),
+                "float32": hashlib.sha256(tensor.float().contiguous().numpy().tobytes()).hexdigest(),
+            }
+            for name, tensor in read.items()
+        },
+    }
+
+
+def kolmogorov_smirnov(a, b):
+    """Largest distance of the two samples' distribution functions, in units of its standard deviation."""
+    points = numpy.concatenate([a, b])
+    cdf = lambda sample: numpy.searchsorted(numpy.sort(sample), points, side="right") / len(sample)
+    return float(numpy.abs(cdf(a) - cdf(b)).max() * numpy.sqrt(len(a) * len(b) / (len(a) + len(b))))
+
+
+def init_distances(model, seed):
+    """Every kind of tensor of a randomly initialised model folder against transformers' own of the same config."""
+    torch.manual_seed(seed)
+    theirs = MambaForCausalLM(MambaConfig.from_pretrained(model)).state_dict()
+    ours = load(model).state_dict()
+    kinds = {}
+    for name, tensor in ours.items():
+        kind = ".".join(part for part in name.split(".") if not part.isdigit())
+        kinds.setdefault(kind, []).append((tensor.flatten().numpy(), theirs[name].flatten().numpy()))
+    answer = {}
+    for kind, pairs in kinds.items():
+        a, b = (numpy.concatenate(side) for side in zip(*pairs))
+        drawn = not numpy.allclose(a, b, rtol=1e-6, atol=0)
+        answer[kind] = {"drawn": drawn, "distance": kolmogorov_smirnov(a, b) if drawn else 0.0}
+    return answer
+
+
+def encode(model, texts):
+    """Ids and the text that they give, by the tokenizers library."""
+    tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
+    ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    return {"ids": ids, "texts": tokenizer.decode_batch(ids, skip_special_tokens=False)}
+
+
+COMMANDS = {f.__name__: f for f in (model_logits, adapter_logits, tensors, init_distances, encode)}
+
+for line in sys.stdin:
+    request = json.loads(line)
+    try:
+        answer = {"result": COMMANDS[request.pop("command")](**request)}
+    except Exception as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), flush=True)
