@@ -2,7 +2,7 @@
 // The C++ half of the import table (docs/design.md section 3), run by `npm run lint`: the kernels know neither N-API nor
 // each other, and all of them meet in native/include.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { basename, dirname, join, relative, resolve } from 'node:path';
+import { dirname, join, relative, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const native = dirname(fileURLToPath(import.meta.url));
@@ -25,22 +25,20 @@ function violation(folder, file, quote, name) {
   }
   const path = [dirname(file), join(native, 'include')].map((base) => resolve(base, name)).find(existsSync);
   if (!path) return `"${name}" does not exist here or in native/include`;
-  const target = basename(dirname(path));
-  const allowed = mayInclude[folder].includes(target) && dirname(dirname(path)) === native;
-  return allowed
-    ? undefined
-    : `native/${folder} may include native/{${mayInclude[folder].join(',')}}, not ${target}/${basename(path)}`;
+  const inside = relative(native, path);
+  if (mayInclude[folder].includes(inside.split(sep)[0])) return undefined;
+  return `native/${folder} may include native/{${mayInclude[folder].join(',')}}, not ${inside}`;
 }
 
 const problems = [];
-for (const folder of Object.keys(mayInclude)) {
-  for (const name of existsSync(join(native, folder)) ? readdirSync(join(native, folder)) : []) {
-    const file = join(native, folder, name);
-    for (const [index, line] of readFileSync(file, 'utf8').split('\n').entries()) {
-      const [, quote, header] = /^\s*#\s*include\s*([<"])([^>"]+)/.exec(line) ?? [];
-      const problem = header && violation(folder, file, quote, header);
-      if (problem) problems.push(`${relative(dirname(native), file)}:${index + 1}: ${problem}`);
-    }
+for (const entry of readdirSync(native, { recursive: true, withFileTypes: true })) {
+  const file = join(entry.parentPath, entry.name);
+  const folder = relative(native, file).split(sep)[0];
+  if (!entry.isFile() || !mayInclude[folder]) continue;
+  for (const [index, line] of readFileSync(file, 'utf8').split('\n').entries()) {
+    const [, quote, header] = /^\s*#\s*include\s*([<"])([^>"]+)/.exec(line) ?? [];
+    const problem = header && violation(folder, file, quote, header);
+    if (problem) problems.push(`${relative(dirname(native), file)}:${index + 1}: ${problem}`);
   }
 }
 for (const problem of problems) console.error(problem);

@@ -53,7 +53,9 @@ export const compileFlags = ({ sanitize, warnings }) => [
 export const linkFlags = ({ sanitize }) => [
   '-shared',
   ...(sanitize ? [sanitizers] : []),
-  ...(process.platform === 'darwin' ? ['-undefined', 'dynamic_lookup'] : ['-static-libgcc', '-ldl', '-pthread']),
+  ...(process.platform === 'darwin'
+    ? ['-undefined', 'dynamic_lookup']
+    : ['-static-libgcc', '-ldl', '-pthread', '-Wl,-z,nodelete']),
 ];
 
 /** The instruction sets that kernels are compiled for, with their flags; the addon picks one at run time. */

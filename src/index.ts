@@ -41,6 +41,7 @@ export {
   type SamplingOptions,
   stream,
 } from './generation/index.ts';
-export { type ForwardInputs, type ForwardResult, type LoadOptions, MambaForCausalLM } from './model/causal_lm.ts';
+export { type ForwardInputs, type ForwardResult, MambaForCausalLM } from './model/causal_lm.ts';
 export { MambaConfig, type MambaConfigFields } from './model/config.ts';
+export { type LoadOptions, MambaModel, type ModelInputs, type ModelResult } from './model/mamba_model.ts';
 export { AutoTokenizer, type Tokenizer, type TokenizerOutput } from './tokenizer/tokenizer.ts';

@@ -8,7 +8,7 @@ import { basename, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Example, TokenizeReport } from '../datasets/index.ts';
 import { fileError } from '../src/files.ts';
-import type { ModelSource } from '../src/model/causal_lm.ts';
+import type { ModelSource } from '../src/model/mamba_model.ts';
 
 /** The beginning of run.json. */
 export interface RunFacts {

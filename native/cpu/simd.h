@@ -35,6 +35,7 @@ constexpr int kWidth = 4;
 typedef float Vec __attribute__((vector_size(kWidth * 4)));
 typedef float UnalignedVec __attribute__((vector_size(kWidth * 4), aligned(4)));
 typedef int32_t IntVec __attribute__((vector_size(kWidth * 4)));
+typedef uint32_t UintVec __attribute__((vector_size(kWidth * 4)));
 typedef float HalfVec __attribute__((vector_size(kWidth * 2)));
 typedef double DoubleVec __attribute__((vector_size(kWidth * 4)));
 
@@ -228,9 +229,9 @@ MAMBATUNE_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 // Natural logarithm to 1.5 units in the last place; -infinity at zero, NaN below.
 MAMBATUNE_INLINE Vec log(Vec x) {
   const Vec normal = x < 1.17549435e-38f ? x * 33554432.0f : x;
-  const IntVec bits = as_int(normal);
-  const IntVec exponent = (bits - 0x3f3504f3) >> 23;  // of the power of two that leaves [sqrt(1/2), sqrt(2))
-  const Vec f = as_float(bits - (exponent << 23)) - 1.0f;
+  const UintVec bits = (UintVec)normal;
+  const IntVec exponent = (IntVec)(bits - 0x3f3504f3u) >> 23;  // of the power of two that leaves [sqrt(1/2), sqrt(2))
+  const Vec f = (Vec)(bits - ((UintVec)exponent << 23)) - 1.0f;
   const Vec n = __builtin_convertvector(exponent, Vec) - (x < 1.17549435e-38f ? broadcast(25.0f) : Vec{});
   Vec p = broadcast(-0.076345577836f);
   p = p * f + 0.127616778016f;

@@ -45,8 +45,10 @@ struct Pool {
   std::set<Block*, BySize> free_blocks;
 };
 
-Pool pools[2][2] = {{{false, false, {}}, {true, false, {}}}, {{false, true, {}}, {true, true, {}}}};
-std::unordered_map<void*, Block*> used;
+// [of graphs][small]. Never destroyed: buffers may be released while the process ends.
+Pool (&pools)[2][2] = *reinterpret_cast<Pool (*)[2][2]>(
+    new Pool[4]{{false, false, {}}, {true, false, {}}, {false, true, {}}, {true, true, {}}});
+std::unordered_map<void*, Block*>& used = *new std::unordered_map<void*, Block*>();
 MemoryStats statistics;
 uint64_t segment_bytes;      // of all segments
 uint64_t used_block_bytes;   // of all used blocks
@@ -82,18 +84,19 @@ void free_segments(Pool& pool) {
 
 // A free block of at least `bytes` from a new segment; null when the card has no more.
 Block* add_segment(Pool& pool, size_t bytes) {
-  const size_t wanted = segment_size(pool, bytes);
-  for (const size_t size : {wanted, round_up(bytes, kSegmentUnit)}) {
-    void* memory = nullptr;
-    if (cudaMalloc(&memory, size) == cudaSuccess) {
-      segment_bytes += size;
-      Block* block = new Block{static_cast<char*>(memory), size, &pool, true, nullptr, nullptr};
-      pool.free_blocks.insert(block);
-      return block;
-    }
-    cudaGetLastError();
+  void* memory = nullptr;
+  size_t size = segment_size(pool, bytes);
+  cudaError_t status = cudaMalloc(&memory, size);
+  if (status != cudaSuccess && round_up(bytes, kSegmentUnit) < size) {
+    size = round_up(bytes, kSegmentUnit);
+    status = cudaMalloc(&memory, size);
   }
-  return nullptr;
+  cudaGetLastError();
+  if (status != cudaSuccess) return nullptr;
+  segment_bytes += size;
+  Block* block = new Block{static_cast<char*>(memory), size, &pool, true, nullptr, nullptr};
+  pool.free_blocks.insert(block);
+  return block;
 }
 
 Block* find_free(Pool& pool, size_t bytes) {

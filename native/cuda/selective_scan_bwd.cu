@@ -11,8 +11,8 @@
 //
 // Count at 8 x 1536 x 1024, d_state 16, all options: u, delta, z, dout, du, ddelta, dz 352 MB, checkpoints 25 MB, block sums
 // of dB and dC 50 MB out and in (2 d_state / 32 floats an element): 112 us at 4.3 TB/s. Exponentials 1.75 a state, 5 an
-// element: 100 us. About 108 instructions a step of 4 states: 165 us of issue slots, the bound; 21 of them go to the shared
-// memory pipe: 130 us. Predicted: 210 to 250 us, 15 of them for the second kernel.
+// element: 100 us. Instructions a step of 4 states: 15 in the forward walk, 83 in the adjoint, 33 outside: 205 us of issue
+// slots, the bound; 25 of them go to the shared memory pipe. Predicted: 245 to 290 us, 15 of them for the second kernel.
 #include "selective_scan_detail.cuh"
 
 namespace mambatune {
@@ -54,17 +54,38 @@ struct Partials {
   float* bias;  // [batch, chunks, d_inner] or null
 };
 
-// B or C of a tile in every order: slot j of order o of a lane holds state j ^ (o * kSlots).
-template <class Config>
-__device__ __forceinline__ void stage_orders(float* to, const float* tile, int64_t stride, int steps, int64_t d_state) {
+// B or C of a tile in every order: slot j of order o of a lane holds state j ^ (o * kSlots), a change within four states.
+template <class Config, int Width>
+__device__ __forceinline__ void copy_orders(float* to, const float* tile, int64_t stride, int steps, int64_t d_state) {
   using Plan = Backward<Config>;
-  for_each_row_element<Config>(tile, stride, steps, d_state, [&](int t, int n, const float* at, bool exists) {
-    const float value = exists ? *at : 0.0f;
+  for_each_row_part<Config, Width>(tile, stride, steps, d_state, [&](int t, int n, const float* at, bool exists) {
+    float value[Width] = {};
+    if constexpr (Width == 4) {
+      if (exists) load_vector(value, at);
+    } else {
+      if (exists) value[0] = *at;
+    }
 #pragma unroll
     for (int order = 0; order < Plan::kOrders; ++order) {
-      to[(t * Plan::kOrders + order) * Config::kStored + (n ^ (order * Plan::kSlots))] = value;
+      constexpr int kSlots = Plan::kSlots;
+      float* row = to + (t * Plan::kOrders + order) * Config::kStored;
+      if constexpr (Width == 4) {
+        const int mask = order * kSlots;
+        *reinterpret_cast<float4*>(row + n) = make_float4(value[mask], value[1 ^ mask], value[2 ^ mask], value[3 ^ mask]);
+      } else {
+        row[n ^ (order * kSlots)] = value[0];
+      }
     }
   });
+}
+
+template <class Config>
+__device__ __forceinline__ void stage_orders(float* to, const float* tile, int64_t stride, int steps, int64_t d_state, bool quads) {
+  if (quads) {
+    copy_orders<Config, 4>(to, tile, stride, steps, d_state);
+  } else {
+    copy_orders<Config, 1>(to, tile, stride, steps, d_state);
+  }
 }
 
 // Asks for the next tile's operands, a row of the block's channels a thread.
@@ -213,6 +234,7 @@ __global__ void __launch_bounds__(kScanThreads, 3)
     }
   }
   float dD = 0.0f, dbias = 0.0f;
+  const bool quads = rows_are_quads<Config>(p);
 
   const int first_tile = static_cast<int>(place.chunk) * split.chunk_tiles;
   const int end_tile = min(first_tile + split.chunk_tiles, split.tiles);
@@ -237,8 +259,8 @@ __global__ void __launch_bounds__(kScanThreads, 3)
       fetch<Config>(dout, p.dout + place.offset(first, p.d_inner), p.d_inner, left);
       if (p.z) fetch<Config>(z, p.z + place.offset(first, p.z_row_stride), p.z_row_stride, left);
       const int64_t row = place.first_row + first;
-      stage_orders<Config>(memory.B, p.B + row * p.B_row_stride, p.B_row_stride, steps, p.d_state);
-      stage_orders<Config>(memory.C, p.C + row * p.C_row_stride, p.C_row_stride, steps, p.d_state);
+      stage_orders<Config>(memory.B, p.B + row * p.B_row_stride, p.B_row_stride, steps, p.d_state, quads);
+      stage_orders<Config>(memory.C, p.C + row * p.C_row_stride, p.C_row_stride, steps, p.d_state, quads);
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
         const float x = raw[e] + bias;

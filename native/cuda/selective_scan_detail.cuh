@@ -110,14 +110,25 @@ __device__ __forceinline__ void fetch(float (&to)[Config::kElements], const floa
   }
 }
 
-// Shares the elements of a tile of B or C among the threads: body(step, state, its address, whether it exists).
-template <class Config, class Body>
-__device__ __forceinline__ void for_each_row_element(const float* tile, int64_t stride, int steps, int64_t d_state, Body body) {
-  constexpr int kColumns = Config::kStored < kScanThreads ? Config::kStored : kScanThreads;
+// Whether B and C can be read four states at a time.
+template <class Config>
+__device__ __forceinline__ bool rows_are_quads(const SelectiveScanInputs& p) {
+  const auto bits = reinterpret_cast<uintptr_t>(p.B) | reinterpret_cast<uintptr_t>(p.C) |
+                    static_cast<uintptr_t>(p.B_row_stride * 4) | static_cast<uintptr_t>(p.C_row_stride * 4);
+  return bits % 16 == 0 && p.d_state == Config::kStored;
+}
+
+// Shares a tile of B or C among the threads, Width states each: body(step, first state, its address, whether it exists).
+template <class Config, int Width, class Body>
+__device__ __forceinline__ void for_each_row_part(const float* tile, int64_t stride, int steps, int64_t d_state, Body body) {
+  constexpr int kUnits = Config::kStored / Width;
+  constexpr int kColumns = kUnits < kScanThreads ? kUnits : kScanThreads;
   constexpr int kRows = kScanThreads / kColumns;
   const int first = threadIdx.x / kColumns;
+  if (kRows > kScanTile && first >= kScanTile) return;
 #pragma unroll
-  for (int n = threadIdx.x % kColumns; n < Config::kStored; n += kColumns) {
+  for (int unit = threadIdx.x % kColumns; unit < kUnits; unit += kColumns) {
+    const int n = unit * Width;
     const float* at = tile + first * stride + n;
     const int left = n < d_state ? steps - first : 0;
 #pragma unroll 8
@@ -129,11 +140,20 @@ __device__ __forceinline__ void for_each_row_element(const float* tile, int64_t 
 }
 
 // Starts copying a tile of B or C to [kScanTile][kStored], zeros where there is nothing.
-template <class Config>
-__device__ __forceinline__ void stage_rows_async(float* to, const float* tile, int64_t stride, int steps, int64_t d_state) {
-  for_each_row_element<Config>(tile, stride, steps, d_state, [&](int t, int n, const float* at, bool exists) {
-    __pipeline_memcpy_async(to + t * Config::kStored + n, exists ? at : tile, 4, exists ? 0 : 4);
+template <class Config, int Width>
+__device__ __forceinline__ void copy_rows_async(float* to, const float* tile, int64_t stride, int steps, int64_t d_state) {
+  for_each_row_part<Config, Width>(tile, stride, steps, d_state, [&](int t, int n, const float* at, bool exists) {
+    __pipeline_memcpy_async(to + t * Config::kStored + n, exists ? at : tile, 4 * Width, exists ? 0 : 4 * Width);
   });
+}
+
+template <class Config>
+__device__ __forceinline__ void stage_rows_async(float* to, const float* tile, int64_t stride, int steps, int64_t d_state, bool quads) {
+  if (quads) {
+    copy_rows_async<Config, 4>(to, tile, stride, steps, d_state);
+  } else {
+    copy_rows_async<Config, 1>(to, tile, stride, steps, d_state);
+  }
 }
 
 // flags[t]: the state before step first + t belongs to another document.
@@ -204,6 +224,7 @@ __global__ void __launch_bounds__(kScanThreads)
     const int n = place.lane * kStates + j;
     A[j] = place.live && n < p.d_state ? p.A[place.channel * p.d_state + n] * kLog2E : 0.0f;
   }
+  const bool quads = rows_are_quads<Config>(p);
   bool cut = false;
   const int first_tile = static_cast<int>(place.chunk) * split.chunk_tiles;
   const int count = min(split.chunk_tiles, split.tiles - first_tile);
@@ -225,7 +246,8 @@ __global__ void __launch_bounds__(kScanThreads)
     const int64_t first = static_cast<int64_t>(Reverse ? first_tile + count - 1 - index : first_tile + index) * kScanTile;
     const int count_steps = static_cast<int>(min(static_cast<int64_t>(kScanTile), p.seqlen - first));
     const int64_t stride = Reverse ? p.C_row_stride : p.B_row_stride;
-    stage_rows_async<Config>(rows, (Reverse ? p.C : p.B) + (place.first_row + first) * stride, stride, count_steps, p.d_state);
+    stage_rows_async<Config>(rows, (Reverse ? p.C : p.B) + (place.first_row + first) * stride, stride, count_steps, p.d_state,
+                             quads);
     __pipeline_commit();
     if constexpr (Resets) stage_resets(resets, p.seq_idx, place.first_row, first, p.seqlen);
     const int left = place.left(first, p.seqlen);

@@ -5,8 +5,8 @@
 // their way to shared memory, while the recurrence runs. The states before each tile are the checkpoints.
 //
 // Count at 8 x 1536 x 1024, d_state 16, all options: u, delta, z, out 201 MB, checkpoints 25 MB: 53 us at 4.3 TB/s. 201 M
-// state exponentials and 4 per element: 60 us at 16 a clock, 132 multiprocessors, 1.98 GHz; about 38 instructions a step of
-// 4 states: 56 us of issue slots. 384 blocks, three a multiprocessor. Predicted: 80 to 95 us.
+// state exponentials and 4 per element: 60 us at 16 a clock, 132 multiprocessors, 1.98 GHz; 28 instructions a step of 4
+// states in the recurrence and 16 outside: 68 us of issue slots. 384 blocks, three a multiprocessor. Predicted: 85 to 100 us.
 #include "selective_scan_detail.cuh"
 
 namespace mambatune {
@@ -62,13 +62,14 @@ __global__ void __launch_bounds__(kScanThreads, 4)
     }
   }
 
+  const bool quads = rows_are_quads<Config>(p);
   float u[kElements], raw[kElements], z[kElements] = {};
   const auto fetch_tile = [&](int tile) {
     const int64_t first = static_cast<int64_t>(tile) * kScanTile;
     const int steps = static_cast<int>(min(static_cast<int64_t>(kScanTile), p.seqlen - first)), left = place.left(first, p.seqlen);
     const int64_t row = place.first_row + first;
-    stage_rows_async<Config>(memory.B[tile & 1], p.B + row * p.B_row_stride, p.B_row_stride, steps, p.d_state);
-    stage_rows_async<Config>(memory.C[tile & 1], p.C + row * p.C_row_stride, p.C_row_stride, steps, p.d_state);
+    stage_rows_async<Config>(memory.B[tile & 1], p.B + row * p.B_row_stride, p.B_row_stride, steps, p.d_state, quads);
+    stage_rows_async<Config>(memory.C[tile & 1], p.C + row * p.C_row_stride, p.C_row_stride, steps, p.d_state, quads);
     __pipeline_commit();
     fetch<Config>(u, p.u + place.offset(first, p.u_row_stride), p.u_row_stride, left);
     fetch<Config>(raw, p.delta + place.offset(first, p.delta_row_stride), p.delta_row_stride, left);

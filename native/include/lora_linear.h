@@ -3,8 +3,8 @@
 //
 //   y = x W^T + bias + scaling * (dropout(x) lora_A^T) lora_B^T
 //
-// dropout(x)[i, j] = keep(i * in + j) ? x[i, j] / (1 - p) : 0, keep(e) = uniform(e) >= p, uniform(e) = lane e % 4 of
-// Philox4x32-10(key = seed, counter = {e / 4 (64 bit), offset (64 bit)}) * 2^-32.
+// dropout(x)[i, j] = keep(i * in + j) ? x[i, j] / (1 - p) : 0, keep(e) = word(e) >= ceil(p * 2^32), word(e) = lane e % 4 of
+// Philox4x32-10(key = seed, counter = {e / 4 (64 bit), offset (64 bit)}).
 #pragma once
 #include <cstdint>
 

@@ -55,6 +55,8 @@ export async function saveCheckpoint(
   );
   await replaceFolderAtomic(folder, (temporary) => {
     const { torch_dtype: _, ...configJson } = config.toJSON();
+    // A switch of the initialisation alone. transformers (5.18) obeys it again when it loads, and divides the stored out_proj.
+    configJson.rescale_prenorm_residual = false;
     writeFileSync(join(temporary, 'config.json'), configText({ ...configJson, dtype: DTYPE_NAMES[dtype] }));
     writeJson(join(temporary, 'generation_config.json'), options.generationConfig ?? defaultGenerationConfig(config));
     writeShards(temporary, shards);

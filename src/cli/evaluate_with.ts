@@ -5,7 +5,6 @@ import { loadDatasetSource } from '../../datasets/index.ts';
 import { type Evaluation, evaluate, loadExamples } from '../../trainer/index.ts';
 import type { EvalConfig } from '../config/schema.ts';
 import { AutoTokenizer } from '../tokenizer/tokenizer.ts';
-import type { CliContext } from './context.ts';
 import { loadModel } from './load_model.ts';
 
 export interface ConfigEvaluation extends Evaluation {
@@ -16,25 +15,31 @@ export interface ConfigEvaluation extends Evaluation {
   dataset: string;
 }
 
+export interface EvaluationRequest {
+  config: EvalConfig;
+  /** Folder of an adapter; without one the base model is evaluated. */
+  adapter?: string;
+  /** Evaluate the first records only. Default all. */
+  maxRecords?: number;
+  signal: AbortSignal;
+}
+
 /**
- * @param adapter folder of an adapter; undefined for the base model
  * @throws UserError when model, adapter or data are missing, damaged or do not fit; the signal's reason when it is aborted
  */
 export async function evaluateWith(
-  config: EvalConfig,
-  adapter: string | undefined,
-  context: Pick<CliContext, 'logger'>,
-  signal: AbortSignal,
+  request: EvaluationRequest,
+  onMessage: (line: string) => void,
 ): Promise<ConfigEvaluation> {
+  const { config, adapter, maxRecords, signal } = request;
   const { data, trainer } = config;
   const { path, revision } = config.model;
-  const onMessage = context.logger.info;
   const dataset = await loadDatasetSource(data.eval, { onMessage });
   const tokenizer = await AutoTokenizer.fromPretrained(path, { revision, onMessage });
   const { model, name } = await loadModel({ model: path, revision, adapter, backend: trainer.backend }, onMessage);
   try {
     const { examples } = loadExamples(dataset, tokenizer, data, model.config.vocabSize, onMessage);
-    const result = await evaluate(model, examples, {
+    const result = await evaluate(model, examples.slice(0, maxRecords), {
       batchSize: trainer.per_device_eval_batch_size,
       isInterrupted: () => signal.aborted,
     });

@@ -23,8 +23,19 @@ const CONFIG = 'configs/quickstart.yaml';
 const PROMPTS = ['religion, n.', 'economy, n.', 'admiration, n.'];
 const SAMPLING: SamplingOptions = { doSample: true, temperature: 0.7, seed: 1 };
 const MAX_NEW_TOKENS = 60;
-/** Training steps on a backend without our kernels, where all of them would take too long; the rest is as in the config. */
-const SLOW_BACKEND_STEPS: Partial<Record<BackendName, number>> = { wasm: 20, cpu: 4 };
+
+/** What a backend without our kernels does of it, so that it ends within minutes. */
+interface Shortening {
+  steps: number;
+  /** Tokens of a record. */
+  maxLength: number;
+  /** Held-out records that the loss is measured on. */
+  evalRecords: number;
+}
+const SHORTENINGS: Partial<Record<BackendName, Shortening>> = {
+  wasm: { steps: 15, maxLength: 64, evalRecords: 16 },
+  cpu: { steps: 2, maxLength: 32, evalRecords: 8 },
+};
 
 /** What one model does on what no training saw. */
 export interface Measurement {
@@ -52,15 +63,15 @@ export interface QuickstartReport {
 export async function runQuickstart(context: CliContext, overrides: readonly string[]): Promise<QuickstartReport> {
   const { logger, print } = context;
   const startedAt = performance.now();
-  const config = await fittedConfig(context, overrides);
+  const { config, evalRecords } = await planRun(context, overrides);
   await checkPrompts(config);
 
   logger.info('measuring the base model on the held-out records …');
-  const before = await measure(context, config, undefined);
+  const before = await measure(context, { config, evalRecords });
   logger.info(`before training: test loss ${before.loss.toFixed(3)}`);
   const { onMessage, progress } = { onMessage: logger.info, progress: createProgress(context.io.stderr) };
   const { adapterFolder, steps } = await runTraining(config, { onMessage, progress, handleSignals: true });
-  const after = await measure(context, config, adapterFolder);
+  const after = await measure(context, { config, evalRecords }, adapterFolder);
 
   const seconds = (performance.now() - startedAt) / 1000;
   const report = { adapterFolder, steps, prompts: PROMPTS, before, after, seconds };
@@ -97,18 +108,35 @@ function describeReport(report: QuickstartReport, stdout: MessageStream, next: r
   ].join('\n');
 }
 
-/** The config, shortened where the backend is slow. */
-async function fittedConfig({ logger }: CliContext, overrides: readonly string[]): Promise<RunConfig> {
+interface Plan {
+  config: RunConfig;
+  /** Undefined is all. */
+  evalRecords?: number;
+}
+
+/** The config, shortened where the backend is slow and the user has not said how many steps there are to be. */
+async function planRun({ logger }: CliContext, overrides: readonly string[]): Promise<Plan> {
   const { config } = loadConfig(join(ownFolder(), CONFIG), [...ownInputs(), ...overrides]);
-  const { name, message } = await selectBackend(config.trainer.backend);
+  const { data, trainer } = config;
+  const { name, message } = await selectBackend(trainer.backend);
   logger.info(message);
-  const steps = SLOW_BACKEND_STEPS[name];
-  if (steps === undefined || config.trainer.max_steps !== -1) return config;
+  const short = SHORTENINGS[name];
+  if (short === undefined || trainer.max_steps !== -1) return { config };
+  const { steps, maxLength, evalRecords } = short;
   logger.warn(
-    `the ${name} backend has none of our kernels: training stops after ${steps} steps, and the result is a first taste only. ` +
-      'For the whole quickstart, install a C++ compiler, run `npm run build:native`, and start again (`npx mambatune doctor` says more).',
+    `THIS IS A SHORTENED QUICKSTART. The ${name} backend has none of our kernels and is slow, so training stops after ${steps} steps, ` +
+      `records are cut to ${maxLength} tokens, and the test loss is that of ${evalRecords} records: do not expect style from it. ` +
+      'For the whole one, which takes about a minute, install a C++ compiler, run `npm run build:native`, and start again. ' +
+      '`npx mambatune doctor` says more.',
   );
-  return { ...config, trainer: { ...config.trainer, max_steps: steps } };
+  return {
+    config: {
+      ...config,
+      data: { ...data, max_length: maxLength },
+      trainer: { ...trainer, max_steps: steps, logging_steps: 1, eval_strategy: 'no' },
+    },
+    evalRecords,
+  };
 }
 
 /** The package's folder as seen from the current directory; '' when they are the same. */
@@ -136,13 +164,14 @@ async function checkPrompts({ data }: RunConfig): Promise<void> {
   if (missing.length > 0) throw new ConfigError(`${name}: found no record with the prompt ${missing.join(' or ')}.`);
 }
 
-async function measure(context: CliContext, config: RunConfig, adapter: string | undefined): Promise<Measurement> {
+async function measure(context: CliContext, { config, evalRecords }: Plan, adapter?: string): Promise<Measurement> {
   const { data, model, trainer } = config;
   if (data.eval === null) throw new ConfigError('the quickstart needs data.eval.');
   const evalConfig = { ...config, data: { ...data, eval: data.eval } };
   const quiet: CliContext = { ...context, print: () => {}, logger: { ...context.logger, info: () => {} } };
   return interruptible(async (signal) => {
-    const { loss, perplexity } = await evaluateWith(evalConfig, adapter, quiet, signal);
+    const request = { config: evalConfig, adapter, maxRecords: evalRecords, signal };
+    const { loss, perplexity } = await evaluateWith(request, quiet.logger.info);
     const { results } = await generateWith(quiet, {
       model: model.path,
       revision: model.revision,

@@ -87,3 +87,19 @@ export function applyEmbedding(module: EmbeddingModule, ids: Tensor): Tensor {
     lora?.scaling ?? 1,
   );
 }
+
+/** A module's adapter tensors under peft's names. */
+export function adapterTensors(module: Module): [string, Variable][] {
+  if (!module.lora) return [];
+  const prefix = `base_model.model.${module.name}`;
+  const { A, B } = module.lora;
+  return module.kind === 'embedding'
+    ? [
+        [`${prefix}.lora_embedding_A`, A],
+        [`${prefix}.lora_embedding_B`, B],
+      ]
+    : [
+        [`${prefix}.lora_A.weight`, A],
+        [`${prefix}.lora_B.weight`, B],
+      ];
+}

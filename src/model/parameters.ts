@@ -10,15 +10,20 @@ import { initialTensors } from './init.ts';
 
 export type Parameters = Map<string, Variable>;
 
+/** The head's own matrix; absent when it is tied to the embeddings. */
+export const HEAD = 'lm_head.weight';
+
 /**
  * Reads every parameter of a checkpoint, one tensor in host memory at a time.
+ * @param without names to leave out
  * @throws UserError listing missing and mis-shaped tensors, or naming one that holds NaN or infinity
  */
-export function loadParameters(config: MambaConfig, source: TensorSource): Parameters {
+export function loadParameters(config: MambaConfig, source: TensorSource, without: readonly string[] = []): Parameters {
   checkTensors(config, source);
   const parameters: Parameters = new Map();
   try {
     for (const [name, shape] of expectedTensors(config)) {
+      if (without.includes(name)) continue;
       const data = source.readFloat32(name);
       checkFinite(data, name, source.path);
       parameters.set(name, frozenVariable(data, shape));

@@ -144,6 +144,17 @@ describe.runIf(interpreter)('files', () => {
     expectClose(logitsOf(await load(folder), input_ids), answer.logits, { rtol: 1e-6, atol: ATOL });
   });
 
+  it('a state-spaces checkpoint, saved as a Hugging Face folder, in transformers', async () => {
+    const golden = readGolden('tied');
+    const model = await load(join(golden.folder, 'model-original'));
+    expect(model.config.rescalePrenormResidual).toBe(true);
+    const folder = join(temporaryFolder(), 'model');
+    await model.savePretrained(folder);
+    const request = { model: folder, input_ids: golden.rows('input_ids') };
+    const { logits } = await python.ask<ModelAnswer>('model_logits', request);
+    expectClose(logits, golden.floats('logits'), { rtol: 0, atol: ATOL });
+  });
+
   it.each<Dtype>(['F32', 'BF16', 'F16'])(
     'safetensors in %s has the same names, shapes, dtypes and values in Python',
     async (dtype) => {
@@ -219,6 +230,7 @@ describe.runIf(interpreter)('files', () => {
     const kinds = await python.ask<Record<string, { drawn: boolean; distance: number }>>('init_distances', {
       model: folder,
       seed: 1,
+      rescale_prenorm_residual: model.config.rescalePrenormResidual,
     });
     const drawn = Object.entries(kinds).filter(([, { drawn }]) => drawn);
     expect(drawn.map(([kind]) => kind)).toEqual(

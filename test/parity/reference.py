@@ -69,10 +69,11 @@ def kolmogorov_smirnov(a, b):
     return float(numpy.abs(cdf(a) - cdf(b)).max() * numpy.sqrt(len(a) * len(b) / (len(a) + len(b))))
 
 
-def init_distances(model, seed):
+def init_distances(model, seed, rescale_prenorm_residual):
     """Every kind of tensor of a randomly initialised model folder against transformers' own of the same config."""
     torch.manual_seed(seed)
-    theirs = MambaForCausalLM(MambaConfig.from_pretrained(model)).state_dict()
+    config = MambaConfig.from_pretrained(model, rescale_prenorm_residual=rescale_prenorm_residual)
+    theirs = MambaForCausalLM(config).state_dict()
     ours = load(model).state_dict()
     kinds = {}
     for name, tensor in ours.items():

@@ -24,8 +24,8 @@ export function dropoutMask(size: number, p: number, seed: number, offset: numbe
   for (let e = 0; e < size; e++) {
     const block = BigInt(Math.floor(e / 4));
     const words = philox([block & MASK, block >> 32n, o & MASK, o >> 32n], [s & MASK, s >> 32n]);
-    const uniform = Math.fround(Number(words[e % 4] as bigint) * 2 ** -32);
-    mask[e] = uniform >= Math.fround(p) ? 1 / (1 - p) : 0;
+    const threshold = Math.ceil(Math.fround(p) * 2 ** 32);
+    mask[e] = Number(words[e % 4] as bigint) >= threshold ? 1 / (1 - p) : 0;
   }
   return mask;
 }

@@ -93,7 +93,7 @@ class DeviceInts {
  public:
   explicit DeviceInts(const std::vector<int32_t>& values) {
     require(cudaMalloc(&data, std::max<size_t>(values.size() * 4, 4)));
-    require(cudaMemcpy(data, values.data(), values.size() * 4, cudaMemcpyHostToDevice));
+    require(cudaMemcpyAsync(data, values.data(), values.size() * 4, cudaMemcpyHostToDevice, cuda::stream()));
   }
   DeviceInts(const DeviceInts&) = delete;
   DeviceInts& operator=(const DeviceInts&) = delete;

@@ -61,7 +61,9 @@ const FIRST_BOOL_BINARY = BINARY.indexOf('Equal');
 const INTEGER_UNARY = new Set(['Neg', 'Abs', 'Square', 'Relu', 'Sign', 'Floor', 'Ceil', 'Round']);
 
 for (const [op, kernelName] of UNARY.entries()) {
-  defineKernel(kernelName, (backend, inputs) => {
+  defineKernel(kernelName, (backend, inputs, attrs) => {
+    if (attrs.alpha)
+      throw new Error(`${kernelName} with alpha ${attrs.alpha} is not supported by the native backends; expected 0`);
     const given = required(inputs, 'x');
     const x =
       kernelName === 'LogicalNot' || given.dtype === 'float32' || INTEGER_UNARY.has(kernelName)

@@ -26,7 +26,9 @@ async function evaluateConfig(context: CliContext, path: string, options: EvalOp
   const { config } = loadEvalConfig(path, options.set);
   const { evaluateWith } = await import('../evaluate_with.ts');
   const { formatCount, formatDuration, formatNumber } = await import('../../logging/format.ts');
-  const result = await interruptible((signal) => evaluateWith(config, options.adapter, context, signal));
+  const result = await interruptible((signal) =>
+    evaluateWith({ config, adapter: options.adapter, signal }, context.logger.info),
+  );
   context.print(
     `loss ${result.loss.toFixed(4)}  perplexity ${formatNumber(result.perplexity)}  ` +
       `(${formatCount(result.tokens)} tokens of ${formatCount(result.examples)} records, ${formatDuration(result.seconds)})\n`,

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Mamba without the language-model head: answers to MambaModel of transformers. */
+import type { Tensor3D, Variable } from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
+import type { BackendChoice } from '../backends/select.ts';
+import { selectBackend } from '../backends/select.ts';
+import { openCheckpoint } from '../checkpoint/checkpoint.ts';
+import type { HubOptions } from '../hub.ts';
+import { resolveModelFolder } from '../hub.ts';
+import type { Backbone, BackboneInputs, BackboneResult, MambaCache } from './backbone.ts';
+import { buildBackbone, modulesOf, runBackbone } from './backbone.ts';
+import type { MambaConfig } from './config.ts';
+import { checkRows, inputShape, toIds } from './model_inputs.ts';
+import type { DropoutState, Module } from './modules.ts';
+import { adapterTensors } from './modules.ts';
+import type { Parameters } from './parameters.ts';
+import { disposeParameters, HEAD, loadParameters, randomParameters } from './parameters.ts';
+
+export interface LoadOptions extends HubOptions {
+  /** tfjs backend to compute on; default `auto`, the best that works. */
+  backend?: BackendChoice;
+}
+
+export interface ModelInputs {
+  /** Token ids [batch, seqlen], each below vocab_size; or `inputsEmbeds`. */
+  inputIds?: readonly (readonly number[])[] | tf.Tensor2D;
+  /** [batch, seqlen, d_model], float32. */
+  inputsEmbeds?: Tensor3D;
+  /** [batch, seqlen], 0 at padding, on either side. Default all ones. */
+  attentionMask?: readonly (readonly number[])[];
+  /** State to continue from, of an earlier call with `useCache`. Stays the caller's. */
+  cacheParams?: MambaCache;
+  /** Return the state after the last position. Default false. */
+  useCache?: boolean;
+  /** Return the output of each layer and of the final norm. Default false. */
+  outputHiddenStates?: boolean;
+}
+
+export interface ModelResult {
+  /** After norm_f: [batch, seqlen, d_model]. */
+  lastHiddenState: Tensor3D;
+  /** n_layer + 1 tensors [batch, seqlen, d_model]; when asked for. */
+  hiddenStates?: Tensor3D[];
+  /** When asked for; dispose of it when done. */
+  cacheParams?: MambaCache;
+}
+
+export interface ModelSource {
+  /** Folder that it was loaded from; null for a model made from a config. */
+  folder: string | null;
+  /** What the user called it: the path or Hub id. */
+  name: string | null;
+  revision: string | null;
+}
+
+export class MambaModel {
+  readonly config: MambaConfig;
+  /** Base parameters by checkpoint name. */
+  readonly parameters: ReadonlyMap<string, Variable>;
+  /** Modules that an adapter can attach to, by name. */
+  readonly modules: ReadonlyMap<string, Module>;
+  readonly source: ModelSource;
+  readonly generationConfig: Readonly<Record<string, unknown>> | undefined;
+  /** Recompute each layer's activations in the backward instead of keeping them. */
+  gradientCheckpointing = false;
+  private readonly layers: Backbone;
+  private dropout: DropoutState = null;
+
+  /** Use {@link MambaModel.fromPretrained} or {@link MambaModel.fromConfig}. */
+  constructor(
+    config: MambaConfig,
+    parameters: Parameters,
+    source: ModelSource,
+    generationConfig?: Readonly<Record<string, unknown>>,
+  ) {
+    this.config = config;
+    this.parameters = parameters;
+    this.source = source;
+    this.generationConfig = generationConfig;
+    this.layers = buildBackbone(config, parameters);
+    this.modules = modulesOf(this.layers);
+  }
+
+  /**
+   * Loads a Hugging Face or state-spaces checkpoint, a folder or a Hub id, without a head of its own.
+   * @throws UserError when no backend is usable, files are missing or damaged, or tensors do not fit the config
+   */
+  static async fromPretrained(pathOrRepo: string, options: LoadOptions = {}): Promise<MambaModel> {
+    return loadModel(pathOrRepo, options, false);
+  }
+
+  /** A randomly initialised model on the current backend. @param options.seed default 0 */
+  static fromConfig(config: MambaConfig, options: { seed?: number } = {}): MambaModel {
+    return new MambaModel(config, randomParameters(config, options.seed ?? 0), NO_SOURCE);
+  }
+
+  /**
+   * Runs the model. The returned tensors are the caller's to dispose of.
+   * @throws UserError when an id is outside the vocabulary, the rows have different lengths, or the inputs different shapes
+   */
+  forward(inputs: ModelInputs): ModelResult {
+    const { hidden, hiddenStates, cache } = tf.tidy(
+      () => this.runOn(inputs) as unknown as tf.TensorContainer,
+    ) as unknown as BackboneResult;
+    return { lastHiddenState: hidden, ...(hiddenStates && { hiddenStates }), ...(cache && { cacheParams: cache }) };
+  }
+
+  /** {@link forward} inside the caller's tidy. */
+  runOn(inputs: ModelInputs): BackboneResult {
+    const inputIds = inputs.inputIds && toIds(inputs.inputIds, 'inputIds', this.config.vocabSize);
+    const mask = inputs.attentionMask;
+    const shape = inputShape(inputIds, inputs.inputsEmbeds);
+    if (mask) checkRows(mask, 'attentionMask', shape);
+    return this.run({
+      inputIds,
+      inputsEmbeds: inputs.inputsEmbeds,
+      mask: mask && (tf.expandDims(tf.cast(toIds(mask, 'attentionMask', 2), 'float32'), 2) as Tensor3D),
+      cache: inputs.cacheParams,
+      useCache: inputs.useCache ?? false,
+      outputHiddenStates: inputs.outputHiddenStates ?? false,
+    });
+  }
+
+  /** Runs the layers on tensors, inside the caller's tidy. */
+  run(inputs: Omit<BackboneInputs, 'dropout' | 'gradientCheckpointing'>): BackboneResult {
+    const keepsMore = inputs.useCache || inputs.cache || inputs.outputHiddenStates;
+    return runBackbone(this.layers, {
+      ...inputs,
+      dropout: this.dropout,
+      gradientCheckpointing: this.gradientCheckpointing && !keepsMore,
+    });
+  }
+
+  /** Adapter tensors under peft's names and base parameters under the checkpoint's, as far as they train. */
+  trainableParameters(): Map<string, Variable> {
+    const trainable = new Map<string, Variable>();
+    for (const module of this.modules.values()) {
+      for (const [key, variable] of adapterTensors(module)) if (variable.trainable) trainable.set(key, variable);
+    }
+    for (const [name, variable] of this.parameters) if (variable.trainable) trainable.set(name, variable);
+    return trainable;
+  }
+
+  /** Sets the training micro-step that dropout masks are drawn for; null ends training mode. */
+  setDropout(state: DropoutState): void {
+    this.dropout = state;
+  }
+
+  /** Frees the parameters, and those of attached adapters. */
+  dispose(): void {
+    for (const module of this.modules.values()) for (const [, variable] of adapterTensors(module)) variable.dispose();
+    for (const layer of this.layers.layers) layer.frozenA?.dispose();
+    disposeParameters(this.parameters as Parameters);
+  }
+}
+
+/** Where a model came from that was made, not loaded. */
+const NO_SOURCE: ModelSource = { folder: null, name: null, revision: null };
+
+/** Loads a checkpoint, with or without the head's own matrix. */
+export async function loadModel(pathOrRepo: string, options: LoadOptions, withHead: boolean): Promise<MambaModel> {
+  const { backend = 'auto', ...hub } = options;
+  const folder = await resolveModelFolder(pathOrRepo, hub);
+  const selected = await selectBackend(backend);
+  hub.onMessage?.(selected.message);
+  const { config, source, generationConfig } = openCheckpoint(folder);
+  try {
+    const parameters = loadParameters(config, source, withHead ? [] : [HEAD]);
+    const origin = { folder, name: pathOrRepo, revision: hub.revision ?? null };
+    return new MambaModel(config, parameters, origin, generationConfig);
+  } finally {
+    source.close();
+  }
+}
