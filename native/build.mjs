@@ -193,5 +193,7 @@ if (!isPrebuilt() || Object.values(options).some(Boolean)) {
     '*** Install a C++17 compiler (Debian/Ubuntu: apt-get install g++; macOS: xcode-select --install) and run: npm run build:native';
   await attempt(buildAddon, 'native.node', 'the native CPU kernels', withoutAddon, options.strict || options.cuda);
   const withoutCuda = 'Training will run on the CPU. Mend the CUDA toolkit and run: npm run build:cuda';
-  if (!options.sanitize) await attempt(buildCudaPlugin, 'native_cuda.so', 'the CUDA plugin', withoutCuda, options.cuda);
+  const hasAddon = existsSync(join(outputFolder, 'native.node'));
+  if (hasAddon && !options.sanitize)
+    await attempt(buildCudaPlugin, 'native_cuda.so', 'the CUDA plugin', withoutCuda, options.cuda);
 }
