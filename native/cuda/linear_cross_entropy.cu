@@ -61,7 +61,7 @@ __device__ __forceinline__ void store(__nv_bfloat16* to, float4 x) {
 __device__ __forceinline__ void store(float* to, float x) { *to = x; }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 
-// One block a row. losses[row]: the row's loss, NaN-safe; 0 without a label. Probability writes over the logits of its own row:
+// One block a row. losses[row]: the row's loss; 0 without a label. Probability writes over the logits of its own row:
 // in bfloat16 at a place that earlier steps of the loop have read.
 template <class Probability, int Width>
 __global__ void __launch_bounds__(kRowThreads)
@@ -98,7 +98,8 @@ __global__ void __launch_bounds__(kRowThreads)
   }
   const Running total = merge_block(own);
   if (threadIdx.x == 0) {
-    losses[blockIdx.x] = static_cast<double>(total.maximum) * 0.6931471805599453 + log(static_cast<double>(total.sum)) - static_cast<double>(row[label]);
+    const double log_sum = static_cast<double>(total.maximum) * 0.6931471805599453 + log(static_cast<double>(total.sum));
+    losses[blockIdx.x] = log_sum - static_cast<double>(row[label]);
   }
   if (!gradient) return;
   __syncthreads();  // the label's logit has been read

@@ -66,7 +66,8 @@ __global__ void __launch_bounds__(kThreads) gather_columns_kernel(LoraEmbeddingI
 // One warp for each sorted position that starts an id's rows: dlora_A[k, id] = sum of columns[row, k]. The warp takes 8
 // columns at a time, with four lanes for each that take every fourth row.
 __global__ void __launch_bounds__(kThreads)
-    sum_columns_kernel(const int32_t* ids, const int32_t* rows, const float* columns, int64_t count, int64_t r, int64_t vocab_size, float* dlora_A) {
+    sum_columns_kernel(const int32_t* ids, const int32_t* rows, const float* columns, int64_t count, int64_t r, int64_t vocab_size,
+                       float* dlora_A) {
   const int64_t position = first_index() / 32;
   const int lane = threadIdx.x % 32;
   if (position >= count || !starts_group(ids, position)) return;

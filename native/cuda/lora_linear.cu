@@ -33,8 +33,9 @@ bool uses_cublas(const LoraLinearInputs& in) { return in.r >= kLargeRank && !(in
 int64_t appended_columns(int64_t r) { return ceil_div(r, 8) * 8; }
 
 // Whether [left, low rank] is worth the copies: `kept` and `summed` are the columns of the product's result and its inner size.
+// The tensor cores want rows of whole 16 bytes.
 bool appending_pays(const LoraLinearInputs& in, int64_t kept, int64_t summed) {
-  if (in.r == 0 || in.r >= kLargeRank) return false;
+  if (in.r == 0 || in.r >= kLargeRank || summed % 4 != 0) return false;
   return in.rows * summed + 2 * kept * summed < 2 * in.rows * kept;
 }
 
@@ -80,26 +81,43 @@ Error large_product(const Factor& a, const Factor& b, bool b_transposed, int64_t
   return gemm(g, op);
 }
 
+__device__ __forceinline__ void store(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
+__device__ __forceinline__ void store(__nv_bfloat16* to, float4 x) {
+  const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(x.x, x.y), __floats2bfloat162_rn(x.z, x.w)};
+  *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(pair);
+}
 __device__ __forceinline__ void store(float* to, float x) { *to = x; }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 
-// to[rows, width] = [W, B, 0]; W: [rows, cols], B: [rows, r].
+// to[rows, width] = [W, B, 0]; W: [rows, cols], B: [rows, r]; cols and width are multiples of 4. Four columns a thread.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     append_columns_kernel(const float* W, int64_t rows, int64_t cols, const float* B, int64_t r, T* to, int64_t width) {
-  for (int64_t i = first_index(); i < rows * width; i += index_step()) {
-    const int64_t row = i / width, col = i % width;
-    store(to + i, col < cols ? W[row * cols + col] : col - cols < r ? B[row * r + col - cols] : 0.0f);
+  const int64_t quads = width / 4;
+  for (int64_t i = first_index(); i < rows * quads; i += index_step()) {
+    const int64_t row = i / quads, first = i % quads * 4;
+    if (first < cols) {
+      store(to + i * 4, *reinterpret_cast<const float4*>(W + row * cols + first));
+      continue;
+    }
+    for (int64_t k = first - cols; k < first - cols + 4; ++k) store(to + row * width + cols + k, k < r ? B[row * r + k] : 0.0f);
   }
 }
 
-// to[rows + added, cols] = [W; A; 0]; W: [rows, cols], A: [r, cols].
+// to[rows + added, cols] = [W; A; 0]; W: [rows, cols], A: [r, cols]. Four elements a thread.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     append_rows_kernel(const float* W, int64_t rows, int64_t cols, const float* A, int64_t r, T* to, int64_t added) {
-  const int64_t size = rows * cols;
-  for (int64_t i = first_index(); i < size + added * cols; i += index_step()) {
-    store(to + i, i < size ? W[i] : i - size < r * cols ? A[i - size] : 0.0f);
+  const int64_t size = rows * cols, end = size + r * cols, all = size + added * cols;
+  for (int64_t first = first_index() * 4; first < all; first += index_step() * 4) {
+    if (cols % 4 == 0) {
+      const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      store(to + first, first < size  ? *reinterpret_cast<const float4*>(W + first)
+                        : first < end ? *reinterpret_cast<const float4*>(A + first - size)
+                                      : zero);
+      continue;
+    }
+    for (int64_t i = first; i < min(first + 4, all); ++i) store(to + i, i < size ? W[i] : i < end ? A[i - size] : 0.0f);
   }
 }
 
@@ -124,7 +142,7 @@ Error forward_appended(const LoraLinearFwdParams& p) {
   projection.width = width;
   projection.widened_scale = p.scaling;
   MAMBATUNE_TRY(project(projection, kForwardOp));
-  const unsigned blocks = blocks_for(out * width);
+  const unsigned blocks = blocks_for(out * width / 4);
   if (uses_bfloat16()) {
     append_columns_kernel<<<blocks, kThreads, 0, stream()>>>(p.W.data, out, in, p.lora_B, p.r, W.halves(), width);
   } else {
@@ -187,7 +205,7 @@ Error input_gradient_appended(const LoraLinearBwdParams& p, const Factor& dy) {
   const int64_t out = p.W.rows, in = p.W.cols, added = dy.row_stride - out;
   Factor W;
   MAMBATUNE_TRY(W.reserve(out + added, in));
-  const unsigned blocks = blocks_for((out + added) * in);
+  const unsigned blocks = blocks_for(ceil_div((out + added) * in, 4));
   if (uses_bfloat16()) {
     append_rows_kernel<<<blocks, kThreads, 0, stream()>>>(p.W.data, out, in, p.lora_A, p.r, W.halves(), added);
   } else {

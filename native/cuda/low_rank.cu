@@ -50,19 +50,17 @@ __device__ __forceinline__ void store_widened(const Projection& p, int64_t row, 
   }
 }
 
-// Every lane comes with 32 partial sums and leaves with the total of the one of its number.
-__device__ __forceinline__ float transposing_sum(float (&sums)[32]) {
-  const int lane = threadIdx.x % 32;
+// Every lane comes with 2 * Half partial sums and leaves with the total of the one of its number.
+template <int Half>
+__device__ __forceinline__ float transposing_sum(float* sums) {
+  const bool upper = threadIdx.x & Half;
 #pragma unroll
-  for (int half = 16; half > 0; half /= 2) {
-    const bool upper = lane & half;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float sent = upper ? sums[i] : sums[i + half];
-      const float kept = upper ? sums[i + half] : sums[i];
-      sums[i] = kept + __shfl_xor_sync(0xffffffffu, sent, half);
-    }
+  for (int i = 0; i < Half; ++i) {
+    const float sent = upper ? sums[i] : sums[i + Half];
+    const float kept = upper ? sums[i + Half] : sums[i];
+    sums[i] = kept + __shfl_xor_sync(0xffffffffu, sent, Half);
   }
+  if constexpr (Half > 1) return transposing_sum<Half / 2>(sums);
   return sums[0];
 }
 
@@ -81,7 +79,7 @@ __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int 
 #pragma unroll
   for (int k = 0; k < kChunk; ++k) factor[k] = p.factor + min(first_k + k, p.r - 1) * p.cols;
   const bool widens = (p.widened || p.widened_half) && blockIdx.y == 0;
-  float sums[32] = {};
+  float sums[kWarpRows * kChunk] = {};
   for (int64_t col = (part * 32 + lane) * 4; col < p.cols; col += 128 * splits) {
     float4 values[kWarpRows];
 #pragma unroll
@@ -117,7 +115,7 @@ __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int 
       }
     }
   }
-  float total = transposing_sum(sums);
+  float total = transposing_sum<16>(sums);
   if (splits > 1) {
     parts[warp][lane] = total;
     __syncthreads();
@@ -143,22 +141,27 @@ __global__ void __launch_bounds__(kGradientThreads) project_gradient_kernel(Proj
   if (col >= p.cols) return;
   const int64_t first_k = static_cast<int64_t>(blockIdx.z) * kChunk;
   const int64_t begin = blockIdx.y * split_rows, end = min(begin + split_rows, p.rows);
-  int64_t ks[kChunk];
-#pragma unroll
-  for (int k = 0; k < kChunk; ++k) ks[k] = min(first_k + k, p.r - 1);
+  const bool whole = p.r % 4 == 0 && first_k + kChunk <= p.r;
   float4 sums[kChunk] = {};
 #pragma unroll 4
   for (int64_t row = begin; row < end; ++row) {
     float4 x = load_quad<Vector>(p.x + row * p.x_row_stride, col, p.cols);
     if constexpr (Drop) x = multiply(x, dropout_quad<Vector>(p.dropout, row, col));
-    const float* small = p.small + row * p.r;
+    const float* small = p.small + row * p.r + first_k;
+    alignas(16) float factors[kChunk];
+    if (whole) {
+#pragma unroll
+      for (int k = 0; k < kChunk; k += 4) *reinterpret_cast<float4*>(factors + k) = __ldg(reinterpret_cast<const float4*>(small + k));
+    } else {
+#pragma unroll
+      for (int k = 0; k < kChunk; ++k) factors[k] = first_k + k < p.r ? __ldg(small + k) : 0.0f;
+    }
 #pragma unroll
     for (int k = 0; k < kChunk; ++k) {
-      const float s = __ldg(small + ks[k]);
-      sums[k].x = fmaf(s, x.x, sums[k].x);
-      sums[k].y = fmaf(s, x.y, sums[k].y);
-      sums[k].z = fmaf(s, x.z, sums[k].z);
-      sums[k].w = fmaf(s, x.w, sums[k].w);
+      sums[k].x = fmaf(factors[k], x.x, sums[k].x);
+      sums[k].y = fmaf(factors[k], x.y, sums[k].y);
+      sums[k].z = fmaf(factors[k], x.z, sums[k].z);
+      sums[k].w = fmaf(factors[k], x.w, sums[k].w);
     }
   }
 #pragma unroll

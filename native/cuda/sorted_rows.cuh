@@ -17,7 +17,9 @@ struct SortedRows {
 Error sort_rows(const int32_t* ids, int64_t count, int64_t id_count, SortedRows* sorted, const char* op);
 
 // Whether the sorted position is the first of its id.
-__device__ __forceinline__ bool starts_group(const int32_t* ids, int64_t position) { return position == 0 || ids[position] != ids[position - 1]; }
+__device__ __forceinline__ bool starts_group(const int32_t* ids, int64_t position) {
+  return position == 0 || ids[position] != ids[position - 1];
+}
 
 }  // namespace cuda
 }  // namespace mambatune

@@ -17,7 +17,8 @@ struct Space {
     for (int d = 0; d < p.rank; ++d) {
       size *= p.dims[d];
       if (p.dims[d] == 1) continue;
-      const bool merges = rank > 0 && a_strides[rank - 1] == p.a_strides[d] * p.dims[d] && b_strides[rank - 1] == p.b_strides[d] * p.dims[d];
+      const bool merges = rank > 0 && a_strides[rank - 1] == p.a_strides[d] * p.dims[d] &&
+                          b_strides[rank - 1] == p.b_strides[d] * p.dims[d];
       if (merges) {
         dims[rank - 1] *= p.dims[d];
       } else {

@@ -168,7 +168,8 @@ Error run(const ReduceParams& p) {
   const int64_t least = rows ? kPartLength : kPartLength / kThreads;
   const int64_t part_length = std::max({least, ceil_div(p.length, wanted), int64_t{1}});
   const int64_t parts = std::max<int64_t>(1, ceil_div(p.length, part_length));
-  Work<Fold> work{p.outer, p.length, p.inner, parts, part_length, static_cast<const typename Fold::In*>(p.x), static_cast<typename Fold::Out*>(p.out), nullptr};
+  Work<Fold> work{p.outer, p.length, p.inner, parts, part_length, static_cast<const typename Fold::In*>(p.x),
+                  static_cast<typename Fold::Out*>(p.out), nullptr};
   Scratch partial;
   if (parts > 1) {
     MAMBATUNE_TRY(partial.reserve(parts * columns * static_cast<int64_t>(ceil_div(sizeof(typename Fold::Acc), sizeof(float)))));
@@ -200,11 +201,6 @@ Error reduce_type(const ReduceParams& p) {
   return "reduce: unknown operation";
 }
 
-template <class Acc>
-__device__ Acc shuffle_up(Acc value, int distance) {
-  return __shfl_up_sync(0xffffffffu, value, distance);
-}
-
 // Running sums of rows (inner is 1), one block a row, kThreads elements at a time. Acc: double, or uint32_t, which wraps.
 template <class T, class Acc>
 __global__ void __launch_bounds__(kThreads) cumulate_rows_kernel(CumsumParams p) {
@@ -219,7 +215,7 @@ __global__ void __launch_bounds__(kThreads) cumulate_rows_kernel(CumsumParams p)
       const Acc own = i < p.length ? static_cast<Acc>(x[at]) : Acc(0);
       Acc sum = own;
       for (int distance = 1; distance < 32; distance *= 2) {
-        const Acc other = shuffle_up(sum, distance);
+        const Acc other = __shfl_up_sync(0xffffffffu, sum, distance);
         if (lane >= distance) sum += other;
       }
       if (lane == 31) warps[warp] = sum;
@@ -230,7 +226,7 @@ __global__ void __launch_bounds__(kThreads) cumulate_rows_kernel(CumsumParams p)
         carried += warps[w];
       }
       const Acc inclusive = before + sum;
-      Acc exclusive = shuffle_up(inclusive, 1);
+      Acc exclusive = __shfl_up_sync(0xffffffffu, inclusive, 1);
       if (lane == 0) exclusive = before;
       if (i < p.length) y[at] = static_cast<T>(p.exclusive ? exclusive : inclusive);
       __syncthreads();

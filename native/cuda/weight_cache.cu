@@ -18,7 +18,8 @@ constexpr const char* kOp = "conversion to bfloat16";
 
 // Four columns a thread.
 __global__ void __launch_bounds__(kThreads)
-    to_bfloat16_kernel(const float* from, int64_t from_stride, int64_t rows, int64_t cols, __nv_bfloat16* to, int64_t to_stride, bool vector) {
+    to_bfloat16_kernel(const float* from, int64_t from_stride, int64_t rows, int64_t cols, __nv_bfloat16* to, int64_t to_stride,
+                       bool vector) {
   const int64_t quads = (to_stride + 3) / 4;
   for (int64_t i = first_index(); i < rows * quads; i += index_step()) {
     const int64_t row = i / quads, col = i % quads * 4;

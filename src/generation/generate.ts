@@ -4,7 +4,6 @@
  * memory that do not depend on its position. Answers to GenerationMixin.generate of transformers.
  */
 import { setImmediate } from 'node:timers/promises';
-import * as tf from '@tensorflow/tfjs-core';
 import { ConfigError } from '../errors.ts';
 import type { MambaCache } from '../model/backbone.ts';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
@@ -34,7 +33,7 @@ export interface GeneratedToken {
   finishReason?: 'eos' | 'length';
 }
 
-/** Most positions of one forward over a prompt, of all rows together: bounds the memory of the logits. */
+/** Most positions of one forward over a prompt, of all rows together: bounds the memory of its activations. */
 const PREFILL_POSITIONS = 1024;
 
 /**
@@ -140,14 +139,11 @@ interface Piece {
 }
 
 async function forward(model: MambaForCausalLM, piece: Piece): Promise<Step> {
-  const { logits, cacheParams: cache } = model.forward({ ...piece, useCache: true });
+  const { logits, cacheParams: cache } = model.forward({ ...piece, useCache: true, logitsToKeep: 1 });
   if (!cache) throw new Error('the model returned no state');
   piece.cacheParams?.dispose();
-  const [batch, seqlen, vocabSize] = logits.shape;
-  const last = tf.slice(logits, [0, seqlen - 1, 0], [batch, 1, vocabSize]);
+  const data = await logits.data<'float32'>();
   logits.dispose();
-  const data = await last.data<'float32'>();
-  last.dispose();
   return { logits: data, cache };
 }
 

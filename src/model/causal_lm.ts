@@ -4,6 +4,7 @@ import type { Scalar, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core
 import * as tf from '@tensorflow/tfjs-core';
 import type { SaveCheckpointOptions } from '../checkpoint/save_checkpoint.ts';
 import { saveCheckpoint } from '../checkpoint/save_checkpoint.ts';
+import { UserError } from '../errors.ts';
 import type { GenerateOptions } from '../generation/generate.ts';
 import { generate } from '../generation/generate.ts';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts';
@@ -19,10 +20,12 @@ import { HEAD } from './parameters.ts';
 export interface ForwardInputs extends ModelInputs {
   /** [batch, seqlen], aligned with inputIds (the model shifts them); -100 is ignored. */
   labels?: readonly (readonly number[])[];
+  /** Compute the logits of the last positions only, this many; 0, the default, for all. The loss is over all labels anyway. */
+  logitsToKeep?: number;
 }
 
 export interface ForwardResult {
-  /** [batch, seqlen, vocab_size] */
+  /** [batch, seqlen, vocab_size]; of the last positions only with `logitsToKeep`. */
   logits: Tensor3D;
   /** Mean cross-entropy over the labels, in nats; when labels were given. */
   loss?: Scalar;
@@ -104,7 +107,7 @@ export class MambaForCausalLM {
   forward(inputs: ForwardInputs): ForwardResult {
     const result = tf.tidy(() => {
       const run = this.backbone.runOn(inputs);
-      const logits = loraLinear({ x: run.hidden, W: this.head });
+      const logits = loraLinear({ x: lastPositions(run.hidden, inputs.logitsToKeep ?? 0), W: this.head });
       const loss = inputs.labels && this.meanLoss(run.hidden, inputs.labels);
       return { ...run, logits, loss } as unknown as tf.TensorContainer;
     }) as unknown as BackboneResult & { logits: Tensor3D; loss?: Scalar };
@@ -193,4 +196,13 @@ export class MambaForCausalLM {
     const rows = tf.reshape(hidden, [-1, this.config.hiddenSize]) as Tensor2D;
     return linearCrossEntropy({ hidden: rows, W: this.head, labels: tf.tensor1d(labels, 'int32') });
   }
+}
+
+/** The last `count` positions of [batch, seqlen, d_model]; all for 0. */
+function lastPositions(hidden: Tensor3D, count: number): Tensor3D {
+  const [batch, seqlen, width] = hidden.shape;
+  if (!Number.isInteger(count) || count < 0)
+    throw new UserError(`forward: logitsToKeep is ${count}, expected a whole number from 0.`);
+  if (count === 0 || count >= seqlen) return hidden;
+  return tf.slice(hidden, [0, seqlen - count, 0], [batch, count, width]);
 }

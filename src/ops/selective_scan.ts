@@ -96,20 +96,30 @@ function naiveScan(inputs: SelectiveScanInputs, deltaSoftplus: boolean, returnLa
   const [batch, seqlen, dInner] = u.shape;
   const dState = A.shape[1];
   const raw = deltaBias ? tf.add(inputs.delta, deltaBias) : inputs.delta;
-  const delta = tf.expandDims(deltaSoftplus ? tf.softplus(raw) : raw, 3);
-  const decay = tf.unstack(tf.exp(tf.mul(delta, tf.reshape(A, [1, 1, dInner, dState]))), 1);
-  const drive = tf.unstack(tf.mul(tf.mul(delta, tf.expandDims(u, 3)), tf.expandDims(B, 2)), 1);
-  const readout = tf.unstack(tf.expandDims(C, 2), 1);
-  const starts = seqIdx ? tf.unstack(documentStarts(seqIdx, 0), 1) : undefined;
+  const deltas = unstackTime(deltaSoftplus ? tf.softplus(raw) : raw);
+  const us = unstackTime(u);
+  const Bs = unstackTime(B);
+  const Cs = unstackTime(C);
+  const starts = seqIdx && unstackTime(documentStarts(seqIdx, 0));
   let h: Tensor = h0 ?? tf.fill([batch, dInner, dState], 0);
   const outs: Tensor[] = [];
   for (let t = 0; t < seqlen; t++) {
     if (starts) h = tf.mul(h, tf.reshape(tf.sub(1, starts[t] as Tensor), [batch, 1, 1]));
-    h = tf.add(tf.mul(decay[t] as Tensor, h), drive[t] as Tensor);
-    outs.push(tf.sum(tf.mul(h, readout[t] as Tensor), 2));
+    const delta = tf.expandDims(deltas[t] as Tensor, 2);
+    const drive = tf.mul(tf.mul(delta, tf.expandDims(us[t] as Tensor, 2)), tf.expandDims(Bs[t] as Tensor, 1));
+    h = tf.add(tf.mul(tf.exp(tf.mul(delta, A)), h), drive);
+    outs.push(tf.sum(tf.mul(h, tf.expandDims(Cs[t] as Tensor, 1)), 2));
   }
   let out: Tensor = tf.stack(outs, 1);
   if (D) out = tf.add(out, tf.mul(u, D));
   if (z) out = tf.mul(out, tf.mul(z, tf.sigmoid(z)));
   return { out: out as Tensor3D, ...(returnLastState && { lastState: h as Tensor3D }) };
+}
+
+/** The positions of axis 1, by halves: backends that read the whole operand for each slice do so log2(seqlen) times only. */
+function unstackTime(x: Tensor): Tensor[] {
+  const seqlen = x.shape[1] ?? 0;
+  if (seqlen <= 8) return tf.unstack(x, 1);
+  const half = seqlen >> 1;
+  return tf.split(x, [half, seqlen - half], 1).flatMap(unstackTime);
 }

@@ -2,6 +2,7 @@
 /** The model without its head. */
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { MambaModel } from '../../src/model/mamba_model.ts';
 import { readGolden } from '../golden/golden.ts';
 import { forEachBackend } from '../helpers/backends.ts';
@@ -31,6 +32,25 @@ forEachBackend((backend) => {
       for (const tensor of [lastHiddenState, first.lastHiddenState, rest.lastHiddenState])
         if (!tensor.isDisposed) tensor.dispose();
     });
+    model.dispose();
+  });
+
+  it('logitsToKeep computes the logits of the last positions alone', async () => {
+    const golden = readGolden('tied');
+    const model = await MambaForCausalLM.fromPretrained(join(golden.folder, 'model'), { backend });
+    const inputIds = golden.rows('input_ids');
+    const all = model.forward({ inputIds }).logits;
+    const last = model.forward({ inputIds, logitsToKeep: 2 }).logits;
+    const [batch, seqlen, vocabSize] = all.shape;
+    expect(last.shape).toEqual([batch, 2, vocabSize]);
+    const whole = all.dataSync();
+    const tail = Array.from({ length: batch }, (_, row) =>
+      Array.from(whole.slice(((row + 1) * seqlen - 2) * vocabSize, (row + 1) * seqlen * vocabSize)),
+    );
+    expectClose(last.dataSync(), tail.flat(), { rtol: 1e-6 });
+    expect(() => model.forward({ inputIds, logitsToKeep: -1 })).toThrow('logitsToKeep is -1');
+    all.dispose();
+    last.dispose();
     model.dispose();
   });
 });
