@@ -123,7 +123,67 @@ napi_value synchronize(napi_env env, napi_callback_info info) {
   return args.ok() ? args.finish(device->synchronize()) : nullptr;
 }
 
+// setMatmulPrecision(device, precision): 0 highest, 1 high, 2 medium
+napi_value set_matmul_precision(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  const auto precision = static_cast<int32_t>(args.size());
+  if (!args.ok()) return nullptr;
+  if (device->set_matmul_precision) return args.finish(device->set_matmul_precision(precision));
+  return args.finish(precision == 0 ? nullptr : "this device has IEEE float32 products alone (matmul_precision: highest)");
+}
+
+// graphBegin(device)
+napi_value graph_begin(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  if (!args.ok()) return nullptr;
+  return args.finish(device->graph_begin ? device->graph_begin() : "this device has no graphs");
+}
+
+// graphEnd(device): the graph
+napi_value graph_end(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  if (!args.ok()) return nullptr;
+  uint32_t graph = 0;
+  if (Error error = device->graph_end ? device->graph_end(&graph) : "this device has no graphs") return args.finish(error);
+  return number_value(env, graph);
+}
+
+// graphDiscard(device): ends a recording that went wrong
+napi_value graph_discard(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  if (!args.ok()) return nullptr;
+  return args.finish(device->graph_end ? device->graph_end(nullptr) : "this device has no graphs");
+}
+
+// graphLaunch(device, graph)
+napi_value graph_launch(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  const int64_t graph = args.size();
+  if (!args.ok()) return nullptr;
+  return args.finish(device->graph_launch ? device->graph_launch(static_cast<uint32_t>(graph)) : "this device has no graphs");
+}
+
+// graphRelease(device, graph)
+napi_value graph_release(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  const int64_t graph = args.size();
+  if (args.ok() && device->graph_release) device->graph_release(static_cast<uint32_t>(graph));
+  return nullptr;
+}
+
 const Export kExports[] = {
+    {"setMatmulPrecision", set_matmul_precision},
+    {"graphBegin", graph_begin},
+    {"graphEnd", graph_end},
+    {"graphDiscard", graph_discard},
+    {"graphLaunch", graph_launch},
+    {"graphRelease", graph_release},
     {"openCuda", open_cuda_binding}, {"describe", describe},     {"allocate", allocate},
     {"release", release},            {"write", write},           {"read", read},
     {"memoryStats", memory_stats},   {"resetPeak", reset_peak},  {"trim", trim},

@@ -156,6 +156,7 @@ void read_lora_linear_inputs(Arguments& args, LoraLinearInputs& p, bool x_option
   p.dropout = args.float32();
   p.seed = args.uint64();
   p.offset = args.uint64();
+  p.dropout_step = args.input<uint32_t>({1}, true);
 }
 
 napi_value lora_linear_fwd(napi_env env, napi_callback_info info) {
@@ -279,7 +280,7 @@ napi_value global_norm(napi_env env, napi_callback_info info) {
   return args.ok() ? args.finish(device->global_norm(p)) : nullptr;
 }
 
-// adamwStep(device, sizes, parameters, gradients, expAvg, expAvgSq, learningRates, weightDecays, beta1, beta2, eps, step, norm, maxGradNorm)
+// adamwStep(device, sizes, parameters, gradients, expAvg, expAvgSq, learningRates, weightDecays, beta1, beta2, eps, step, schedule, norm, maxGradNorm)
 napi_value adamw_step(napi_env env, napi_callback_info info) {
   Arguments args(env, info);
   const DeviceApi* device = args.device();
@@ -293,6 +294,7 @@ napi_value adamw_step(napi_env env, napi_callback_info info) {
   p.beta2 = args.float32();
   p.eps = args.float32();
   p.step = args.size();
+  p.schedule = args.input<float>({2}, true);
   p.grad_norm = args.input<float>({1}, true);
   p.max_grad_norm = args.float32();
   if (!args.ok()) return nullptr;

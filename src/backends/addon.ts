@@ -41,6 +41,16 @@ export interface Addon {
   resetPeak(device: number): void;
   trim(device: number): void;
   synchronize(device: number): void;
+  /** 0 highest, 1 high, 2 medium. Throws where the device has no other than highest. */
+  setMatmulPrecision(device: number, precision: number): void;
+  /** Ops are recorded from here on, not run (native/include/device.h says what that forbids). Throws on a device without graphs. */
+  graphBegin(device: number): void;
+  /** Ends the recording: the graph. */
+  graphEnd(device: number): number;
+  /** Ends a recording that went wrong. */
+  graphDiscard(device: number): void;
+  graphLaunch(device: number, graph: number): void;
+  graphRelease(device: number, graph: number): void;
 
   selectiveScanCheckpointSize(device: number, batch: number, seqlen: number, dInner: number, dState: number): number;
   selectiveScanFwd: Call;

@@ -18,6 +18,9 @@ export function testedBackends(): TestedBackend[] {
   ];
 }
 
+/** The backend of tests that need only one. */
+export const bestBackend = testedBackends()[0] as TestedBackend;
+
 /** Those of {@link testedBackends} that run our kernels. */
 export function testedDevices(): ('cuda' | 'native')[] {
   return testedBackends().filter((name) => name === 'cuda' || name === 'native');

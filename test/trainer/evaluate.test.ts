@@ -5,14 +5,14 @@ import { expect, it } from 'vitest';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { evaluate } from '../../trainer/index.ts';
 import { readGolden } from '../golden/golden.ts';
-import { onBackend } from '../helpers/backends.ts';
+import { bestBackend, onBackend } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
 import { liveMemory } from '../helpers/memory.ts';
 
-onBackend('native', () => {
+onBackend(bestBackend, () => {
   it('gives the mean over all tokens, whatever the batches', async () => {
     const golden = readGolden('tied');
-    const model = await MambaForCausalLM.fromPretrained(join(golden.folder, 'model'), { backend: 'native' });
+    const model = await MambaForCausalLM.fromPretrained(join(golden.folder, 'model'), { backend: bestBackend });
     const labels = golden.rows('labels');
     const examples = golden.rows('input_ids').map((ids, row) => ({
       inputIds: Int32Array.from(ids),

@@ -6,7 +6,7 @@ import { getPeftModel, LoraConfig, type PeftModel } from '../../adapters/index.t
 import type { Example } from '../../datasets/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { createCoverage } from '../../trainer/coverage.ts';
-import { onBackend } from '../helpers/backends.ts';
+import { bestBackend, onBackend } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
 import { liveMemory } from '../helpers/memory.ts';
 import { goldenAdapter, goldenExamples, tinyRun, trainedValues } from './tiny_run.ts';
@@ -21,19 +21,19 @@ function unevenExamples(): Example[] {
   });
 }
 
-onBackend('native', () => {
+onBackend(bestBackend, () => {
   let adapter: PeftModel;
   let model: MambaForCausalLM;
 
   beforeEach(async () => {
-    adapter = await goldenAdapter('tied', 'native');
+    adapter = await goldenAdapter('tied', bestBackend);
     model = adapter.model;
   });
   afterEach(() => model.dispose());
 
   /** A model of its own for a second run. */
   const secondRun = async (options: Parameters<typeof tinyRun>[1]) => {
-    const { model: other } = await goldenAdapter('tied', 'native');
+    const { model: other } = await goldenAdapter('tied', bestBackend);
     const run = await tinyRun(other, options);
     const values = trainedValues(other);
     other.dispose();
@@ -129,7 +129,7 @@ onBackend('native', () => {
 
     it('sees the factor of an all-zero partner as soon as the partner has moved, past a warm-up from 0', async () => {
       const { folder } = model.source;
-      const fresh = await MambaForCausalLM.fromPretrained(folder as string, { backend: 'native' });
+      const fresh = await MambaForCausalLM.fromPretrained(folder as string, { backend: bestBackend });
       getPeftModel(fresh, new LoraConfig({ r: 4 }));
       const coverage = createCoverage(fresh.trainableParameters());
       const schedule = (step: number) => (step === 0 ? 0 : 0.005);

@@ -11,12 +11,13 @@ import { ConfigError, UserError } from '../../src/errors.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import type { CoverageRow } from '../../trainer/coverage.ts';
 import { InterruptedError, runTraining } from '../../trainer/index.ts';
+import { bestBackend } from '../helpers/backends.ts';
 import { liveMemory } from '../helpers/memory.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
 import { readMetrics, readRecord, tinyProject } from './tiny_project.ts';
 
 beforeAll(async () => {
-  await selectBackend('native');
+  await selectBackend(bestBackend);
 });
 
 const quiet = { onMessage: () => {} };
@@ -83,7 +84,7 @@ describe('a run', () => {
     expect(record).toMatchObject({
       mambatune: expect.stringMatching(/^\d+\.\d+\.\d+/),
       status: 'finished',
-      backend: 'native',
+      backend: bestBackend,
       model: { name: project.modelFolder, sha256: { 'model.safetensors': expect.stringMatching(/^[0-9a-f]{64}$/) } },
       init_from: null,
       data: { train: { examples: 10, sha256: expect.stringMatching(/^[0-9a-f]{64}$/) }, eval: { examples: 3 } },
@@ -215,7 +216,7 @@ describe('a signal', () => {
     expect(visible(outputDir)).toContain('checkpoint-2');
     expect(readRecord(outputDir).status).toBe('interrupted');
     expect(readMetrics(outputDir)).toHaveLength(1);
-    const model = await MambaForCausalLM.fromPretrained(project.modelFolder, { backend: 'native' });
+    const model = await MambaForCausalLM.fromPretrained(project.modelFolder, { backend: bestBackend });
     expect(PeftModel.fromPretrained(model, join(outputDir, 'adapter')).tensors().size).toBe(14);
     model.dispose();
   });

@@ -11,17 +11,18 @@ import { ConfigError, UserError } from '../../src/errors.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { loadTokenizer } from '../../src/tokenizer/tokenizer.ts';
 import { runTraining, SFTTrainer, TrainingArguments, type TrainingArgumentsInput } from '../../trainer/index.ts';
+import { bestBackend } from '../helpers/backends.ts';
 import { readMetrics, readRecord, type TinyProject, tinyProject } from './tiny_project.ts';
 
 beforeAll(async () => {
-  await selectBackend('native');
+  await selectBackend(bestBackend);
 });
 
 const onMessage = () => {};
 
 async function parts(project: TinyProject) {
   return {
-    model: await MambaForCausalLM.fromPretrained(project.modelFolder, { backend: 'native' }),
+    model: await MambaForCausalLM.fromPretrained(project.modelFolder, { backend: bestBackend }),
     tokenizer: loadTokenizer(project.modelFolder),
     trainDataset: await loadDataset(project.trainFile),
     evalDataset: await loadDataset(project.evalFile),
@@ -79,7 +80,7 @@ describe('SFTTrainer', () => {
     const folder = join(project.folder, 'adapter');
     await adapted.savePretrained(folder);
     options.model.dispose();
-    const model = await MambaForCausalLM.fromPretrained(project.modelFolder, { backend: 'native' });
+    const model = await MambaForCausalLM.fromPretrained(project.modelFolder, { backend: bestBackend });
     const frozen = PeftModel.fromPretrained(model, folder);
     expect(() => new SFTTrainer({ ...options, model: frozen, args })).toThrow(/adapter is frozen/);
     model.dispose();

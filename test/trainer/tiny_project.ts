@@ -6,6 +6,7 @@ import { type RunConfig, runConfigSchema } from '../../src/config/schema.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { MambaConfig } from '../../src/model/config.ts';
 import type { Metrics } from '../../trainer/index.ts';
+import { bestBackend } from '../helpers/backends.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
 
 export interface TinyProject {
@@ -48,7 +49,7 @@ export async function tinyProject(): Promise<TinyProject> {
         data: { train: { path: trainFile }, eval: { path: evalFile }, max_length: 24, ...data },
         trainer: {
           output_dir: outputDir,
-          backend: 'native',
+          backend: bestBackend,
           seed: 1,
           num_train_epochs: 2,
           per_device_train_batch_size: 2,

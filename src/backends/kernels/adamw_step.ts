@@ -26,7 +26,7 @@ defineKernel('GlobalNorm', (backend, inputs, attrs) => {
   return norm;
 });
 
-/** inputs: parameter0 …, gradient0 …, expAvg0 …, expAvgSq0 …, norm?; updates parameters and moments in place. No output. */
+/** inputs: parameter0 …, gradient0 …, expAvg0 …, expAvgSq0 …, schedule?, norm?; updates parameters and moments in place. No output. */
 defineKernel('AdamwStep', (backend, inputs, attrs) => {
   const count = attrs.count as number;
   const parameters = list(inputs, 'parameter', count);
@@ -42,6 +42,7 @@ defineKernel('AdamwStep', (backend, inputs, attrs) => {
     attrs.beta2 as number,
     attrs.eps as number,
     attrs.step as number,
+    backend.handle(inputs.schedule),
     backend.handle(inputs.norm),
     attrs.maxGradNorm as number,
   );

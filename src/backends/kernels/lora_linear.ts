@@ -27,10 +27,11 @@ function operands(
     attrs.dropout as number,
     attrs.seed as number,
     attrs.offset as number,
+    backend.handle(inputs.dropoutStep),
   ];
 }
 
-/** attrs: scaling, dropout, seed, offset, frozen (W may be packed). Outputs: y, then dropout(x) loraA^T when there is an adapter. */
+/** inputs: x, W, bias?, loraA?, loraB?, dropoutStep?; attrs: scaling, dropout, seed, offset, frozen (W may be packed). Outputs: y, then dropout(x) loraA^T when there is an adapter. */
 defineKernel('LoraLinear', (backend, inputs, attrs) => {
   const x = required(inputs, 'x');
   const rows = rowCount(x);
