@@ -204,6 +204,7 @@ forEachDevice((name) => {
           1,
           0,
           0,
+          0,
         ],
       ],
     ])('%s', (exported, args) => {
@@ -285,6 +286,7 @@ forEachDevice((name) => {
           0.9,
           1,
           1,
+          0,
           0,
           0,
         ],
