@@ -14,7 +14,7 @@ export interface Batch {
   /** `[batch, seqlen]`: 1 for an example's own positions, 0 for padding. */
   attentionMask: Int32Array;
   batch: number;
-  /** Length of the longest example. */
+  /** Length of the longest example, or what it was rounded up to. */
   seqlen: number;
   /** Positions that carry loss: the divisor of the summed loss. */
   tokens: number;
@@ -25,12 +25,14 @@ export interface Batch {
  * by id: `padTokenId` may be an id that texts use too, such as the end of text.
  *
  * @param padTokenId written into padding, where nothing reads it but the embedding.
+ * @param multiple the length is rounded up to a multiple of this, so that batches come in few shapes; default 1
  * @throws UserError when there is no example.
  */
-export function collate(examples: readonly Example[], padTokenId: number): Batch {
+export function collate(examples: readonly Example[], padTokenId: number, multiple = 1): Batch {
   if (examples.length === 0) throw new UserError('collate: found no examples; expected at least one');
   const batch = examples.length;
-  const seqlen = Math.max(...examples.map((example) => example.inputIds.length));
+  const longest = Math.max(...examples.map((example) => example.inputIds.length));
+  const seqlen = Math.ceil(longest / multiple) * multiple;
   const inputIds = new Int32Array(batch * seqlen).fill(padTokenId);
   const labels = new Int32Array(batch * seqlen).fill(IGNORE_INDEX);
   const attentionMask = new Int32Array(batch * seqlen);

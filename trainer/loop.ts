@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The training loop: rate, micro-steps, clipped update, log, evaluate, save. */
-import type { Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
-import * as tf from '@tensorflow/tfjs-core';
 import { type Batch, collate, type Example } from '../datasets/index.ts';
-import { valueAndGradients } from '../src/autograd/index.ts';
+import { canRecord } from '../src/backends/graphs.ts';
 import { UserError } from '../src/errors.ts';
 import type { Coverage } from './coverage.ts';
-import { locateNonFinite } from './diagnose.ts';
 import type { TrainableModel } from './model.ts';
 import type { Optimizer } from './optimizer.ts';
 import type { TrainingPlan, Window } from './plan.ts';
 import type { Schedule } from './schedule.ts';
+import { createStepper } from './step.ts';
 
 /** Where a run stands. */
 export interface TrainingProgress {
@@ -48,6 +46,8 @@ export interface LoopOptions {
   schedule: Schedule;
   optimizer: Optimizer;
   coverage: Coverage;
+  /** Record steps as CUDA graphs where the backend can. */
+  cudaGraphs: boolean;
   /** Asked after each step; true ends the run there. */
   isInterrupted(): boolean;
   /** After each step: logs. */
@@ -64,13 +64,21 @@ export interface LoopOptions {
  */
 export async function runLoop(options: LoopOptions): Promise<TrainingProgress> {
   const { model, plan, schedule } = options;
-  const parameters = model.trainableParameters();
+  const stepper = createStepper(options);
   let progress: TrainingProgress = { step: 0, epoch: 0, microStep: 0, tokens: 0 };
   try {
     for (const window of plan.windows()) {
       const start = performance.now();
       const learningRate = schedule(window.step);
-      const { loss, gradNorm, tokens } = trainStep(options, parameters, window, learningRate);
+      const batches = collateWindow(options, window);
+      const { loss, gradNorm, failure } = stepper.run({
+        step: window.step + 1,
+        firstBatch: window.firstBatch,
+        batches,
+        learningRate,
+      });
+      if (failure !== undefined) throw nonFiniteError(window.step + 1, loss, gradNorm, learningRate, failure);
+      const tokens = batches.reduce((sum, batch) => sum + countTokens(batch), 0);
       progress = {
         step: window.step + 1,
         epoch: plan.epochAfter(window.step + 1),
@@ -86,6 +94,7 @@ export async function runLoop(options: LoopOptions): Promise<TrainingProgress> {
     }
   } finally {
     model.setDropout(null);
+    stepper.dispose();
   }
   return progress;
 }
@@ -95,70 +104,15 @@ export function nextTurn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-interface StepResult {
-  loss: number;
-  gradNorm: number;
-  tokens: number;
-}
+/** Batches of a recorded step come in multiples of this length: few recordings cover a run. */
+const RECORDED_LENGTHS = 64;
 
-function trainStep(
-  options: LoopOptions,
-  parameters: ReadonlyMap<string, Variable>,
-  window: Window,
-  learningRate: number,
-): StepResult {
-  const { examples, optimizer, coverage } = options;
-  const batches = window.batches.map((indices) => {
+function collateWindow({ examples, padTokenId }: LoopOptions, window: Window): Batch[] {
+  const multiple = canRecord() ? RECORDED_LENGTHS : 1;
+  return window.batches.map((indices) => {
     const chosen = Array.from(indices, (index) => examples[index] as Example);
-    return collate(chosen, options.padTokenId);
+    return collate(chosen, padTokenId, multiple);
   });
-  const { loss, gradNorm, failure } = tf.tidy(() => {
-    const { lossSum, gradients, lossTokens } = accumulate(options, parameters, batches, window.firstBatch);
-    const loss = (lossSum.dataSync<'float32'>()[0] as number) / lossTokens;
-    if (Number.isFinite(loss) && !coverage.isComplete()) coverage.observe(window.step + 1, gradients);
-    const norm = optimizer.update(gradients, learningRate);
-    const gradNorm = norm.dataSync<'float32'>()[0] as number;
-    const healthy = Number.isFinite(loss) && Number.isFinite(gradNorm);
-    return { loss, gradNorm, failure: healthy ? undefined : locateNonFinite(options.model, batches, gradients) };
-  });
-  if (failure !== undefined) throw nonFiniteError(window.step + 1, loss, gradNorm, learningRate, failure);
-  const tokens = batches.reduce((sum, batch) => sum + countTokens(batch), 0);
-  return { loss, gradNorm, tokens };
-}
-
-/** The gradient of (sum of the window's losses) / (its tokens), batch by batch. */
-function accumulate(
-  { model, seed }: LoopOptions,
-  parameters: ReadonlyMap<string, Variable>,
-  batches: readonly Batch[],
-  firstBatch: number,
-): { lossSum: Scalar; gradients: Map<string, Tensor>; lossTokens: number } {
-  const leaves = [...parameters.values()];
-  const names = [...parameters.keys()];
-  const lossTokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
-  const upstream = [tf.scalar(1 / lossTokens)];
-  const gradients = new Map<string, Tensor>();
-  let lossSum = tf.scalar(0);
-  for (const [i, { inputIds, labels, batch, seqlen }] of batches.entries()) {
-    model.setDropout({ seed, step: firstBatch + i });
-    // Padding is at the right, where nothing before it can see it: no mask is needed.
-    const forward = () => model.lossSum({ inputIds, labels, batch, seqlen }).lossSum;
-    const { value, gradients: parts } = valueAndGradients(forward, leaves, { upstream });
-    lossSum = addTo(lossSum, value);
-    for (const [index, part] of parts.entries()) {
-      const name = names[index] as string;
-      const sum = gradients.get(name);
-      if (part) gradients.set(name, sum ? addTo(sum, part) : part);
-    }
-  }
-  return { lossSum, gradients, lossTokens };
-}
-
-/** sum + part, freeing both. */
-function addTo<T extends Tensor>(sum: T, part: Tensor): T {
-  const total = tf.add<T>(sum, part);
-  tf.dispose([sum, part]);
-  return total;
 }
 
 function countTokens(batch: Batch): number {

@@ -5,5 +5,5 @@ import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
 /** The part of {@link MambaForCausalLM} that training and evaluation use. */
 export type TrainableModel = Pick<
   MambaForCausalLM,
-  'lossSum' | 'trainableParameters' | 'setDropout' | 'forward' | 'parameters'
+  'lossSum' | 'lossSumOn' | 'upload' | 'hostBatch' | 'trainableParameters' | 'setDropout' | 'forward' | 'parameters'
 >;

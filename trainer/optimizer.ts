@@ -21,9 +21,12 @@ export interface Optimizer {
   /**
    * One step for all parameters, in place. When the norm is not finite no parameter changes.
    * @param gradients by parameter name; a parameter without one keeps its value and moments
+   * @param schedule float32 [2], {learning rate, step}, that counts in place of the rate and of `step`; a recorded step's
    * @returns the gradients' global norm before clipping
    */
-  update(gradients: ReadonlyMap<string, Tensor>, learningRate: number): Scalar;
+  update(gradients: ReadonlyMap<string, Tensor>, learningRate: number, schedule?: Tensor): Scalar;
+  /** Counts a step that a launched recording has taken. */
+  advance(): void;
   /** `<parameter>.exp_avg`, `<parameter>.exp_avg_sq` for each parameter, and `step` (int32): a whole optimizer.safetensors. */
   tensors(): TensorToWrite[];
   dispose(): void;
@@ -43,14 +46,17 @@ export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings:
     get step() {
       return step;
     },
-    update: (gradients, learningRate) => {
+    advance: () => {
       step += 1;
+    },
+    update: (gradients, learningRate, schedule) => {
+      if (!schedule) step += 1;
       const norm = globalNorm([...gradients.values()]);
       const entries = moments.flatMap(({ name, ...entry }) => {
         const gradient = gradients.get(name);
         return gradient ? [{ ...entry, gradient, learningRate, weightDecay }] : [];
       });
-      adamwStep(entries, { beta1, beta2, eps, step, norm, maxGradNorm });
+      adamwStep(entries, { beta1, beta2, eps, step, norm, maxGradNorm, ...(schedule && { schedule }) });
       return norm;
     },
     tensors: () => [

@@ -184,6 +184,7 @@ function loopOptions(run: Run): LoopOptions {
     examples: job.trainExamples,
     padTokenId: job.padTokenId,
     seed: settings.seed,
+    cudaGraphs: settings.cuda_graphs,
     schedule: createSchedule({
       type: settings.lr_scheduler_type,
       learningRate: settings.learning_rate,

@@ -51,6 +51,8 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
   declare readonly perDeviceEvalBatchSize: number;
   declare readonly gradientAccumulationSteps: number;
   declare readonly gradientCheckpointing: boolean;
+  /** On the cuda backend, record each shape of a step as a CUDA graph. Default true. */
+  declare readonly cudaGraphs: boolean;
   declare readonly learningRate: number;
   declare readonly lrSchedulerType: TrainingArgumentsFields['lrSchedulerType'];
   declare readonly warmupRatio: number;

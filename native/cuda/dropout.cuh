@@ -45,10 +45,13 @@ struct Dropout {
     return make_float4(c0 >= threshold ? scale : 0.0f, c1 >= threshold ? scale : 0.0f, c2 >= threshold ? scale : 0.0f,
                        c3 >= threshold ? scale : 0.0f);
   }
-  __device__ float factor(int64_t element) const {
-    const float4 all = factors(element & ~int64_t{3});
-    const int lane = static_cast<int>(element & 3);
-    return lane == 0 ? all.x : lane == 1 ? all.y : lane == 2 ? all.z : all.w;
+  // The same from any element on: two neighbouring fours, shifted by the element's place in the first.
+  __device__ float4 factors_from(int64_t element) const {
+    const float4 low = factors(element & ~int64_t{3}), high = factors((element | 3) + 1);
+    const bool by_one = element & 1, by_two = element & 2;
+    const float a = by_two ? low.z : low.x, b = by_two ? low.w : low.y, c = by_two ? high.x : low.z;
+    const float d = by_two ? high.y : low.w, e = by_two ? high.z : high.x;
+    return make_float4(by_one ? b : a, by_one ? c : b, by_one ? d : c, by_one ? e : d);
   }
 };
 

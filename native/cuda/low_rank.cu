@@ -32,7 +32,7 @@ template <bool Vector>
 __device__ __forceinline__ float4 dropout_quad(const Dropout& dropout, int64_t row, int64_t col) {
   const int64_t element = row * dropout.cols + col;
   if constexpr (Vector) return dropout.factors(element);
-  return make_float4(dropout.factor(element), dropout.factor(element + 1), dropout.factor(element + 2), dropout.factor(element + 3));
+  return dropout.factors_from(element);
 }
 
 __device__ __forceinline__ float4 multiply(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }

@@ -86,6 +86,11 @@ export class DeviceBackend extends KernelBackend {
     return { dataId: x.dataId, shape, dtype: x.dtype };
   }
 
+  /** Replaces a tensor's values in place. */
+  overwrite(info: TensorInfo, values: ArrayBufferView): void {
+    this.addon.write(this.handle(info), values, 0);
+  }
+
   memoryStats(): MemoryStats {
     return this.addon.memoryStats(this.device);
   }

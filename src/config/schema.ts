@@ -134,6 +134,12 @@ const trainer = z
       .boolean()
       .default(false)
       .describe('Keep one activation per layer and recompute the others in the backward pass: less memory, more time.'),
+    cuda_graphs: z
+      .boolean()
+      .default(true)
+      .describe(
+        'On the cuda backend, record each shape of a step as a CUDA graph and launch that; false runs every step as it comes.',
+      ),
     learning_rate: z.number().gt(0).default(5e-5).describe('Peak learning rate.'),
     lr_scheduler_type: z
       .enum(['linear', 'cosine', 'constant', 'constant_with_warmup'])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Mamba language models: answers to MambaForCausalLM of transformers. */
-import type { Scalar, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
+import type { Scalar, Tensor1D, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import type { SaveCheckpointOptions } from '../checkpoint/save_checkpoint.ts';
 import { saveCheckpoint } from '../checkpoint/save_checkpoint.ts';
@@ -46,6 +46,18 @@ export interface LossBatch {
   seqIdx?: Int32Array;
   batch: number;
   seqlen: number;
+}
+
+/** A batch in device memory: what a recorded step reads. */
+export interface DeviceBatch {
+  /** int32 [batch, seqlen] */
+  inputIds: Tensor2D;
+  /** int32 [batch * seqlen]: the label of position t is the token at t + 1; -100 is ignored. */
+  shiftedLabels: Tensor1D;
+  /** float32 [batch, seqlen, 1], 0 at padding. */
+  mask?: Tensor3D;
+  /** int32 [batch, seqlen] */
+  seqIdx?: Tensor2D;
 }
 
 export class MambaForCausalLM {
@@ -127,19 +139,41 @@ export class MambaForCausalLM {
    * @throws UserError when an id or label is outside the vocabulary
    */
   lossSum(batch: LossBatch): { lossSum: Scalar; count: Scalar } {
-    const { vocabSize } = this.config;
-    checkIds(batch.inputIds, 'inputIds', vocabSize);
-    checkLabels(batch.labels, vocabSize);
-    const shape: [number, number] = [batch.batch, batch.seqlen];
+    return tf.tidy(() => this.lossSumOn(this.upload(batch)));
+  }
+
+  /** {@link lossSum} of a batch in device memory, which stays the caller's. */
+  lossSumOn({ inputIds, shiftedLabels, mask, seqIdx }: DeviceBatch): { lossSum: Scalar; count: Scalar } {
     return tf.tidy(() => {
-      const mask = batch.attentionMask && tf.cast(tf.tensor2d(batch.attentionMask, shape, 'int32'), 'float32');
-      const { hidden } = this.backbone.run({
-        inputIds: tf.tensor2d(batch.inputIds, shape, 'int32'),
-        mask: mask && (tf.expandDims(mask, 2) as Tensor3D),
-        seqIdx: batch.seqIdx && tf.tensor2d(batch.seqIdx, shape, 'int32'),
-      });
-      return this.summedLoss(hidden, shiftLabels(batch.labels, batch.seqlen));
+      const { hidden } = this.backbone.run({ inputIds, ...(mask && { mask }), ...(seqIdx && { seqIdx }) });
+      return this.summedLoss(hidden, shiftedLabels);
     });
+  }
+
+  /**
+   * Copies a batch to the device.
+   * @throws UserError when an id or label is outside the vocabulary
+   */
+  upload(batch: LossBatch): DeviceBatch {
+    const { inputIds, shiftedLabels } = this.hostBatch(batch);
+    const { attentionMask, seqIdx } = batch;
+    const shape: [number, number] = [batch.batch, batch.seqlen];
+    return {
+      inputIds: tf.tensor2d(inputIds, shape, 'int32'),
+      shiftedLabels: tf.tensor1d(shiftedLabels, 'int32'),
+      ...(attentionMask && { mask: tf.tensor3d(Float32Array.from(attentionMask), [...shape, 1]) }),
+      ...(seqIdx && { seqIdx: tf.tensor2d(seqIdx, shape, 'int32') }),
+    };
+  }
+
+  /**
+   * What {@link upload} writes to the device.
+   * @throws UserError when an id or label is outside the vocabulary
+   */
+  hostBatch({ inputIds, labels, seqlen }: LossBatch): { inputIds: Int32Array; shiftedLabels: Int32Array } {
+    checkIds(inputIds, 'inputIds', this.config.vocabSize);
+    checkLabels(labels, this.config.vocabSize);
+    return { inputIds, shiftedLabels: shiftLabels(labels, seqlen) };
   }
 
   /**
@@ -188,13 +222,13 @@ export class MambaForCausalLM {
     checkRows(labels, 'labels', hidden.shape.slice(0, 2) as [number, number]);
     const flat = Int32Array.from(labels.flat());
     checkLabels(flat, this.config.vocabSize);
-    const { lossSum, count } = this.summedLoss(hidden, shiftLabels(flat, hidden.shape[1]));
+    const { lossSum, count } = this.summedLoss(hidden, tf.tensor1d(shiftLabels(flat, hidden.shape[1]), 'int32'));
     return tf.div(lossSum, count);
   }
 
-  private summedLoss(hidden: Tensor3D, labels: Int32Array) {
+  private summedLoss(hidden: Tensor3D, labels: Tensor1D) {
     const rows = tf.reshape(hidden, [-1, this.config.hiddenSize]) as Tensor2D;
-    return linearCrossEntropy({ hidden: rows, W: this.head, labels: tf.tensor1d(labels, 'int32') });
+    return linearCrossEntropy({ hidden: rows, W: this.head, labels });
   }
 }
 

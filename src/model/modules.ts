@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The model's layers as records over its parameters: what an adapter attaches to. */
-import type { Tensor, Tensor1D, Tensor2D, Variable } from '@tensorflow/tfjs-core';
+import type { Scalar, Tensor, Tensor1D, Tensor2D, Variable } from '@tensorflow/tfjs-core';
 import { loraEmbedding } from '../ops/lora_embedding.ts';
-import { loraLinear } from '../ops/lora_linear.ts';
+import { loraLinear, MASKS_PER_STEP } from '../ops/lora_linear.ts';
 
 /** A low-rank adapter on one module. Linear: A [r, in], B [out, r]. Embedding: A [r, vocab_size], B [d_model, r]. */
 export interface LoraWeights {
@@ -37,10 +37,11 @@ export interface EmbeddingModule {
 
 export type Module = LinearModule | EmbeddingModule;
 
-/** Names a training micro-step, so that its dropout masks differ from every other's. Null: evaluation, no dropout. */
-export type DropoutState = { seed: number; step: number } | null;
-
-const MODULES_PER_STEP = 2 ** 20;
+/**
+ * Names a training micro-step, so that its dropout masks differ from every other's: a number, or an int32 scalar that a recorded
+ * step reads at each launch. Null: evaluation, no dropout.
+ */
+export type DropoutState = { seed: number; step: number | Scalar } | null;
 
 /**
  * Applies a linear module.
@@ -53,6 +54,7 @@ export function applyLinear(
   bias: Variable | null = module.bias,
 ): Tensor {
   const { lora } = module;
+  const isDropping = dropout !== null && lora !== null && lora.dropout > 0;
   return loraLinear(
     {
       x,
@@ -60,18 +62,17 @@ export function applyLinear(
       bias: bias as Tensor1D | null,
       loraA: (lora?.A ?? null) as Tensor2D | null,
       loraB: (lora?.B ?? null) as Tensor2D | null,
+      dropoutStep: isDropping && typeof dropout.step !== 'number' ? dropout.step : null,
     },
     {
       scaling: lora?.scaling ?? 1,
-      ...(dropout &&
-        lora &&
-        lora.dropout > 0 && {
-          dropout: lora.dropout,
-          seed: dropout.seed,
-          offset: dropout.step * MODULES_PER_STEP + module.index,
-        }),
+      ...(isDropping && { dropout: lora.dropout, seed: dropout.seed, offset: firstMask(dropout.step) + module.index }),
     },
   );
+}
+
+function firstMask(step: number | Scalar): number {
+  return typeof step === 'number' ? step * MASKS_PER_STEP : 0;
 }
 
 /** Looks ids [batch, seqlen] up in an embedding module. */

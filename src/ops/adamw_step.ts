@@ -29,6 +29,11 @@ export interface AdamwOptions {
   eps: number;
   /** 1 for the first step. */
   step: number;
+  /**
+   * float32 [2], {learning rate of every entry, step}, in place of the numbers: what a recorded step reads at each launch. Only on
+   * backends with the fused kernel.
+   */
+  schedule?: Tensor;
   /** The gradients' global norm. When it is not finite, nothing is updated. */
   norm: Scalar;
   /** Gradients are scaled by min(1, maxGradNorm / (norm + 1e-6)); 0 scales none. */
@@ -62,7 +67,7 @@ export function adamwStep(entries: readonly AdamwEntry[], options: AdamwOptions)
   else tf.tidy(() => runComposite(entries, options));
 }
 
-function runFused(entries: readonly AdamwEntry[], { norm, ...attrs }: AdamwOptions): void {
+function runFused(entries: readonly AdamwEntry[], { norm, schedule, ...attrs }: AdamwOptions): void {
   const inputs = {
     ...named(
       'parameter',
@@ -81,6 +86,7 @@ function runFused(entries: readonly AdamwEntry[], { norm, ...attrs }: AdamwOptio
       entries.map((entry) => entry.expAvgSq),
     ),
     norm,
+    schedule,
   };
   runKernel<Tensor[]>('AdamwStep', inputs, {
     ...attrs,

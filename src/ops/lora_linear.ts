@@ -4,7 +4,7 @@
  *
  *     y = x W^T + bias + scaling (dropout(x) loraA^T) loraB^T
  */
-import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel } from '../autograd/engine.ts';
 import { dropoutMask } from './dropout.ts';
@@ -22,6 +22,8 @@ export interface LoraLinearInputs {
   loraA?: Tensor2D | null;
   /** [out, r], float32. */
   loraB?: Tensor2D | null;
+  /** int32 scalar on the device: the mask's counter is offset + dropoutStep * 2^20. Default none: offset alone. */
+  dropoutStep?: Scalar | null;
 }
 
 export interface LoraLinearOptions {
@@ -50,7 +52,10 @@ export function loraLinear(inputs: LoraLinearInputs, options: LoraLinearOptions 
   return y;
 }
 
-function check({ x, W, bias, loraA, loraB }: LoraLinearInputs): void {
+/** Offsets between the masks of one training micro-step and of the next (native/include/lora_linear.h). */
+export const MASKS_PER_STEP = 2 ** 20;
+
+function check({ x, W, bias, loraA, loraB, dropoutStep }: LoraLinearInputs): void {
   const op = 'loraLinear';
   if (W.rank !== 2) throw new Error(`${op}: W must have shape [out, in], got [${W.shape}]`);
   const [out, inFeatures] = W.shape;
@@ -62,11 +67,12 @@ function check({ x, W, bias, loraA, loraB }: LoraLinearInputs): void {
     checkShape(op, 'loraA', loraA, [r, inFeatures]);
     checkShape(op, 'loraB', loraB, [out, r]);
   }
+  checkDtype(op, 'dropoutStep', dropoutStep, 'int32');
   for (const [name, tensor] of Object.entries({ x, W, bias, loraA, loraB })) checkDtype(op, name, tensor, 'float32');
 }
 
 function compositeLinear(
-  { x, W, bias, loraA, loraB }: LoraLinearInputs,
+  { x, W, bias, loraA, loraB, dropoutStep }: LoraLinearInputs,
   scaling: number,
   dropout: number,
   seed: number,
@@ -77,7 +83,8 @@ function compositeLinear(
   let y: Tensor = tf.matMul(rows, W, false, true);
   if (bias) y = tf.add(y, bias);
   if (loraA && loraB) {
-    const dropped = dropout > 0 ? tf.mul(rows, dropoutMask(rows.shape, dropout, seed, offset)) : rows;
+    const counter = offset + (dropoutStep ? (dropoutStep.dataSync()[0] as number) * MASKS_PER_STEP : 0);
+    const dropped = dropout > 0 ? tf.mul(rows, dropoutMask(rows.shape, dropout, seed, counter)) : rows;
     y = tf.add(y, tf.mul(scaling, tf.matMul(tf.matMul(dropped, loraA, false, true), loraB, false, true)));
   }
   return tf.reshape(y, [...x.shape.slice(0, -1), out]);

@@ -127,7 +127,9 @@ forEachDevice((name) => {
         ].includes(exported)
       )
         return;
-      expect(() => call(exported, device, ...Array.from({ length: 63 }, () => 987_654))).toThrow(
+      // These take a handle where the others take a device, whose number may be that of a live handle.
+      const first = ['release', 'read', 'write'].includes(exported) ? 987_654 : device;
+      expect(() => call(exported, first, ...Array.from({ length: 63 }, () => 987_654))).toThrow(
         /native call|d_conv must lie/,
       );
     });

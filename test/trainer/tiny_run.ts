@@ -48,6 +48,7 @@ export async function tinyRun(model: MambaForCausalLM, options: TinyRunOptions):
   try {
     const end = await runLoop({
       model,
+      cudaGraphs: true,
       plan: planTraining({
         examples: examples.length,
         batchSize: 3,

@@ -4,7 +4,7 @@ import type { Tensor } from '@tensorflow/tfjs-core';
 import { defineGradient, only } from '../definition.ts';
 import { runKernel } from '../engine.ts';
 
-const SAVED = ['x', 'W', 'bias', 'loraA', 'loraB', 'xa'];
+const SAVED = ['x', 'W', 'bias', 'loraA', 'loraB', 'xa', 'dropoutStep'];
 
 defineGradient('LoraLinear', {
   save: ({ inputs, needs }, outputs) => [
@@ -14,6 +14,7 @@ defineGradient('LoraLinear', {
     inputs.loraA ?? null,
     inputs.loraB ?? null,
     outputs[1] ?? null,
+    inputs.dropoutStep ?? null,
   ],
   grad: (dys, saved, { attrs, needs }) => {
     const inputs = { ...Object.fromEntries(SAVED.map((name, i) => [name, saved[i]])), dy: only(dys) };
