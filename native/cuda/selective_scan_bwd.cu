@@ -11,8 +11,10 @@
 //
 // Count at 8 x 1536 x 1024, d_state 16, all options: u, delta, z, dout, du, ddelta, dz 352 MB, checkpoints 25 MB, block sums
 // of dB and dC 50 MB out and in (2 d_state / 32 floats an element): 112 us at 4.3 TB/s. Exponentials 1.75 a state, 5 an
-// element: 100 us. Instructions a step of 4 states: 15 in the forward walk, 83 in the adjoint, 33 outside: 205 us of issue
-// slots, the bound; 25 of them go to the shared memory pipe. Predicted: 245 to 290 us, 15 of them for the second kernel.
+// element: 100 us. Instructions a step of 4 states: 15 in the forward walk, 80 in the adjoint, 33 outside: 200 us of issue
+// slots, the bound; 25 of them go to the shared memory pipe. Batch and channels give a scheduler only three warps, so latency
+// shows: no load passes the store of a sum, and each step's shuffles were waited for before the next step's loads. So four
+// steps run on loads alone, their sums are exchanged side by side, and are stored together.
 #include "selective_scan_detail.cuh"
 
 namespace mambatune {
@@ -29,6 +31,7 @@ template <class Config>
 struct Backward {
   static constexpr int kSub = Config::kStates > 4 ? 4 : 8;             // steps whose decays and states are in registers
   static constexpr int kSubs = kScanTile / kSub;
+  static constexpr int kGroup = Config::kStates > 4 ? 2 : 4;           // steps whose sums are exchanged side by side
   static constexpr int kFlush = Config::kStored > 64 ? kSub : kScanTile;  // steps of dB and dC held in shared memory
   static constexpr int kChannelBits = log2_of(32 / Config::kLanes);    // channels of a warp
   static constexpr int kOrderBits = kChannelBits < log2_of(Config::kStates) ? kChannelBits : log2_of(Config::kStates);
@@ -146,10 +149,10 @@ struct PartialSlot {
   }
 };
 
-// Writes the sums over the warp's channels of scale_B * g and scale_C * h, the step's dB and dC, to the slot at `to`.
+// This thread's share of the sums over the warp's channels of scale_B * g and scale_C * h, the step's dB and dC.
 template <class Config>
-__device__ __forceinline__ void sum_over_channels(float* to, const PartialSlot<Config>& slot, float scale_B,
-                                                  const float (&g)[Config::kStates], float scale_C,
+__device__ __forceinline__ void sum_over_channels(float (&share)[2 * Backward<Config>::kSlots], const PartialSlot<Config>& slot,
+                                                  float scale_B, const float (&g)[Config::kStates], float scale_C,
                                                   const float (&h)[Config::kStates]) {
   using Plan = Backward<Config>;
   float B[Config::kStates], C[Config::kStates];
@@ -160,12 +163,26 @@ __device__ __forceinline__ void sum_over_channels(float* to, const PartialSlot<C
                 __shfl_xor_sync(0xffffffffu, slot.keeps_C ? B[0] : C[0], Config::kLanes << Plan::kOrderBits);
 #pragma unroll
     for (int mask = Config::kLanes << (Plan::kOrderBits + 1); mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-    if (slot.writes) *to = sum;
+    share[0] = sum;
   } else {
 #pragma unroll
     for (int j = 0; j < Plan::kSlots; ++j) {
-      to[j] = B[j];
-      to[Config::kStored + j] = C[j];
+      share[j] = B[j];
+      share[Plan::kSlots + j] = C[j];
+    }
+  }
+}
+
+template <class Config>
+__device__ __forceinline__ void store_share(float* to, const PartialSlot<Config>& slot,
+                                            const float (&share)[2 * Backward<Config>::kSlots]) {
+  if constexpr (slot.kSplits) {
+    if (slot.writes) *to = share[0];
+  } else {
+#pragma unroll
+    for (int j = 0; j < Backward<Config>::kSlots; ++j) {
+      to[j] = share[j];
+      to[Config::kStored + j] = share[Backward<Config>::kSlots + j];
     }
   }
 }
@@ -199,6 +216,7 @@ __global__ void __launch_bounds__(kScanThreads, 3)
     scan_backward_kernel(const __grid_constant__ SelectiveScanBwdParams p, const TimeSplit split, const Partials partials) {
   using Plan = Backward<Config>;
   constexpr int kElements = Config::kElements, kStates = Config::kStates, kStored = Config::kStored, kSub = Plan::kSub;
+  constexpr int kGroup = Plan::kGroup;
   constexpr int kOrderRow = Plan::kOrders * kStored;
   extern __shared__ float4 raw_memory[];
   auto& memory = *reinterpret_cast<typename Plan::Memory*>(raw_memory);
@@ -317,29 +335,40 @@ __global__ void __launch_bounds__(kScanThreads, 3)
         }
       }
 #pragma unroll
-      for (int i = kSub - 1; i >= 0; --i) {
-        const int t = sub * kSub + i;
-        const float4 step = own_steps[t * Config::kChannels];
-        float B[kStates], C[kStates], y = 0.0f, grad_input = 0.0f, grad_decay = 0.0f;
-        load_vector(B, own_B + t * kOrderRow);
-        load_vector(C, own_C + t * kOrderRow);
+      for (int last = kSub - 1; last >= 0; last -= kGroup) {
+        float adjoint[kGroup][kStates], scale_B[kGroup], scale_C[kGroup], y[kGroup] = {}, grad_input[kGroup] = {}, grad_decay[kGroup] = {};
 #pragma unroll
-        for (int j = 0; j < kStates; ++j) {
-          g[j] = fmaf(C[j], step.z, g[j]);
-          y = fmaf(C[j], state[i + 1][j], y);
-          grad_input = fmaf(g[j], B[j], grad_input);
-        }
-        const int flushed = Plan::kFlush < kScanTile ? i : t;
-        sum_over_channels<Config>(own_partial + flushed * 2 * kStored, slot, step.x * step.y, g, step.z, state[i + 1]);
+        for (int k = 0; k < kGroup; ++k) {
+          const int i = last - k, t = sub * kSub + i;
+          const float4 step = own_steps[t * Config::kChannels];
+          scale_B[k] = step.x * step.y, scale_C[k] = step.z;
+          float B[kStates], C[kStates];
+          load_vector(B, own_B + t * kOrderRow);
+          load_vector(C, own_C + t * kOrderRow);
 #pragma unroll
-        for (int j = 0; j < kStates; ++j) {
-          g[j] *= decay[i][j];
-          const float carried = g[j] * state[i][j];
-          grad_decay = fmaf(carried, A[j], grad_decay);
-          if constexpr (ParameterGradients) dA[j] = fmaf(carried, step.x, dA[j]);
+          for (int j = 0; j < kStates; ++j) {
+            g[j] = fmaf(C[j], step.z, g[j]);
+            adjoint[k][j] = g[j];
+            y[k] = fmaf(C[j], state[i + 1][j], y[k]);
+            grad_input[k] = fmaf(g[j], B[j], grad_input[k]);
+            g[j] *= decay[i][j];
+            const float carried = g[j] * state[i][j];
+            grad_decay[k] = fmaf(carried, A[j], grad_decay[k]);
+            if constexpr (ParameterGradients) dA[j] = fmaf(carried, step.x, dA[j]);
+          }
         }
-        const float sum = sum_three<Config::kLanes>(y, grad_input, grad_decay, place.lane);
-        if (place.lane < 3) own_sum[t * Config::kChannels] = sum;
+        float share[kGroup][2 * Plan::kSlots], sum[kGroup];
+#pragma unroll
+        for (int k = 0; k < kGroup; ++k) {
+          sum_over_channels<Config>(share[k], slot, scale_B[k], adjoint[k], scale_C[k], state[last - k + 1]);
+          sum[k] = sum_three<Config::kLanes>(y[k], grad_input[k], grad_decay[k], place.lane);
+        }
+#pragma unroll
+        for (int k = 0; k < kGroup; ++k) {
+          const int i = last - k, t = sub * kSub + i;
+          store_share<Config>(own_partial + (Plan::kFlush < kScanTile ? i : t) * 2 * kStored, slot, share[k]);
+          if (place.lane < 3) own_sum[t * Config::kChannels] = sum[k];
+        }
       }
       if constexpr (Plan::kFlush < kScanTile) {
         __syncthreads();

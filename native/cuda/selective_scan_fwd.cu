@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Selective scan, forward. Per tile of 32 steps a block first works on elements (softplus of delta, delta u; one exponential
 // each, done once), then runs the recurrence with a channel's states spread over 4 or more threads, y summed by shuffles
-// four steps at a time, then gates and writes rows. u, delta and z of the next tile are in registers, and its B and C on
+// 16 steps at a time, then gates and writes rows. u, delta and z of the next tile are in registers, and its B and C on
 // their way to shared memory, while the recurrence runs. The states before each tile are the checkpoints.
 //
 // Count at 8 x 1536 x 1024, d_state 16, all options: u, delta, z, out 201 MB, checkpoints 25 MB: 53 us at 4.3 TB/s. 201 M
-// state exponentials and 4 per element: 60 us at 16 a clock, 132 multiprocessors, 1.98 GHz; 28 instructions a step of 4
+// state exponentials and 4 per element: 60 us at 16 a clock, 132 multiprocessors, 1.98 GHz; 27 instructions a step of 4
 // states in the recurrence and 16 outside: 68 us of issue slots. 384 blocks, three a multiprocessor. Predicted: 85 to 100 us.
 #include "selective_scan_detail.cuh"
 
@@ -14,6 +14,7 @@ namespace cuda {
 namespace {
 
 constexpr int kStepLanes = 16;   // threads of a channel in the single-step kernel
+constexpr int kRound = 16;       // steps whose y are summed side by side
 constexpr int64_t kEnoughBlocks = 96;  // below this, cutting time pays for evaluating the exponentials twice
 
 template <class Config>
@@ -104,28 +105,34 @@ __global__ void __launch_bounds__(kScanThreads, 4)
     if (tile + 1 < end_tile) fetch_tile(tile + 1);
 
     const float *B_tile = memory.B[tile & 1] + place.lane * kStates, *C_tile = memory.C[tile & 1] + place.lane * kStates;
-    const int groups = static_cast<int>(min(static_cast<int64_t>(kScanTile), p.seqlen - first) + 3) / 4;
-#pragma unroll 2
-    for (int group = 0; group < groups; ++group) {
-      float y[4];
+    // All loads and shuffles of a round come before its first store: no load passes a store.
+    const int rounds = (static_cast<int>(min(static_cast<int64_t>(kScanTile), p.seqlen - first)) + kRound - 1) / kRound;
+#pragma unroll 1
+    for (int round = 0; round < rounds; ++round) {
+      float y[kRound / 4][4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int t = group * 4 + i;
+      for (int i = 0; i < kRound; ++i) {
+        const int t = round * kRound + i;
         const float2 step = memory.steps[t * Config::kChannels + place.local];
-        float B[kStates], C[kStates];
+        float B[kStates], C[kStates], sum = 0.0f;
         load_vector(B, B_tile + t * kStored);
         load_vector(C, C_tile + t * kStored);
-        y[i] = 0.0f;
 #pragma unroll
         for (int j = 0; j < kStates; ++j) {
           if (Resets && memory.resets[t]) h[j] = 0.0f;
           h[j] = fmaf(exp2_fast(step.x * A[j]), h[j], step.y * B[j]);
-          y[i] = fmaf(C[j], h[j], y[i]);
+          sum = fmaf(C[j], h[j], sum);
         }
+        y[i / 4][i % 4] = sum;
       }
-      const float sum = sum_four_steps<Config::kLanes>(y, place.lane);
-      const int t = group * 4 + 2 * (place.lane & 1) + (place.lane >> 1 & 1);
-      if (place.lane < 4) memory.y[t * ForwardMemory<Config>::kYStride + place.local] = sum;
+      float sums[kRound / 4];
+#pragma unroll
+      for (int group = 0; group < kRound / 4; ++group) sums[group] = sum_four_steps<Config::kLanes>(y[group], place.lane);
+      const int t = round * kRound + 2 * (place.lane & 1) + (place.lane >> 1 & 1);
+#pragma unroll
+      for (int group = 0; group < kRound / 4; ++group) {
+        if (place.lane < 4) memory.y[(t + group * 4) * ForwardMemory<Config>::kYStride + place.local] = sums[group];
+      }
     }
     __syncthreads();
     float* out = p.out + place.offset(first, p.d_inner);
