@@ -25,8 +25,17 @@ struct Dropout {
   }
 
   // What the four elements from `element` on, a multiple of 4, are multiplied by.
-  __device__ float4 factors(int64_t element) const {
-    const uint64_t counter = static_cast<uint64_t>(element) / 4;
+  __device__ float4 factors(int64_t element) const { return factors_of(kept(element / 4)); }
+
+  // The same from any element on: of two neighbouring fours.
+  __device__ float4 factors_from(int64_t element) const {
+    return factors_of((kept(element / 4) | kept(element / 4 + 1) << 4) >> (element & 3));
+  }
+
+ private:
+  // Bit i: element 4 * block + i is kept.
+  __device__ uint32_t kept(int64_t block) const {
+    const auto counter = static_cast<uint64_t>(block);
     const uint64_t high = offset + (step ? static_cast<uint64_t>(*step) << 20 : 0);
     uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32);
     uint32_t c2 = static_cast<uint32_t>(high), c3 = static_cast<uint32_t>(high >> 32);
@@ -42,16 +51,11 @@ struct Dropout {
       key0 += 0x9E3779B9u;
       key1 += 0xBB67AE85u;
     }
-    return make_float4(c0 >= threshold ? scale : 0.0f, c1 >= threshold ? scale : 0.0f, c2 >= threshold ? scale : 0.0f,
-                       c3 >= threshold ? scale : 0.0f);
+    return uint32_t{c0 >= threshold} | uint32_t{c1 >= threshold} << 1 | uint32_t{c2 >= threshold} << 2 | uint32_t{c3 >= threshold} << 3;
   }
-  // The same from any element on: two neighbouring fours, shifted by the element's place in the first.
-  __device__ float4 factors_from(int64_t element) const {
-    const float4 low = factors(element & ~int64_t{3}), high = factors((element | 3) + 1);
-    const bool by_one = element & 1, by_two = element & 2;
-    const float a = by_two ? low.z : low.x, b = by_two ? low.w : low.y, c = by_two ? high.x : low.z;
-    const float d = by_two ? high.y : low.w, e = by_two ? high.z : high.x;
-    return make_float4(by_one ? b : a, by_one ? c : b, by_one ? d : c, by_one ? e : d);
+
+  __device__ float4 factors_of(uint32_t mask) const {
+    return make_float4(mask & 1 ? scale : 0.0f, mask & 2 ? scale : 0.0f, mask & 4 ? scale : 0.0f, mask & 8 ? scale : 0.0f);
   }
 };
 
