@@ -39,9 +39,14 @@ export async function runTraining(config: RunConfig, io: RunIo): Promise<Trainin
 
   const trainDataset = await loadDatasetSource(data.train, hub);
   const evalDataset = data.eval && (await loadDatasetSource(data.eval, hub));
-  const { path, revision } = config.model;
+  const { path, revision, matmul_precision: matmulPrecision } = config.model;
   const tokenizer = await AutoTokenizer.fromPretrained(path, { ...hub, revision });
-  const model = await MambaForCausalLM.fromPretrained(path, { ...hub, revision, backend: trainer.backend });
+  const model = await MambaForCausalLM.fromPretrained(path, {
+    ...hub,
+    revision,
+    backend: trainer.backend,
+    matmulPrecision,
+  });
   try {
     const { vocabSize } = model.config;
     const train = loadExamples(trainDataset, tokenizer, data, vocabSize, io.onMessage);

@@ -33,10 +33,11 @@ export async function evaluateWith(
 ): Promise<ConfigEvaluation> {
   const { config, adapter, maxRecords, signal } = request;
   const { data, trainer } = config;
-  const { path, revision } = config.model;
+  const { path, revision, matmul_precision: matmulPrecision } = config.model;
   const dataset = await loadDatasetSource(data.eval, { onMessage });
   const tokenizer = await AutoTokenizer.fromPretrained(path, { revision, onMessage });
-  const { model, name } = await loadModel({ model: path, revision, adapter, backend: trainer.backend }, onMessage);
+  const choice = { model: path, revision, adapter, backend: trainer.backend, matmulPrecision };
+  const { model, name } = await loadModel(choice, onMessage);
   try {
     const { examples } = loadExamples(dataset, tokenizer, data, model.config.vocabSize, onMessage);
     const result = await evaluate(model, examples.slice(0, maxRecords), {

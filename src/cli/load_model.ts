@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Loads what a command runs: base model, adapter, tokenizer. */
 import { PeftModel, readAdapterConfig } from '../../adapters/index.ts';
+import type { MatmulPrecision } from '../backends/precision.ts';
 import type { BackendChoice } from '../backends/select.ts';
 import { ConfigError, UserError } from '../errors.ts';
 import { MambaForCausalLM } from '../model/causal_lm.ts';
@@ -12,6 +13,8 @@ export interface ModelChoice {
   /** Folder of an adapter. */
   adapter?: string;
   backend: BackendChoice;
+  /** Default `highest`. */
+  matmulPrecision?: MatmulPrecision;
 }
 
 export interface LoadedModel {
@@ -29,7 +32,7 @@ export interface LoadedModel {
  * @throws UserError when one is missing or damaged, or they do not fit each other
  */
 export async function loadModel(choice: ModelChoice, onMessage: (line: string) => void): Promise<LoadedModel> {
-  const { adapter, backend, revision } = choice;
+  const { adapter, backend, revision, matmulPrecision } = choice;
   const name = choice.model ?? baseOf(adapter);
   const model = await loadBase();
   try {
@@ -41,7 +44,7 @@ export async function loadModel(choice: ModelChoice, onMessage: (line: string) =
 
   async function loadBase(): Promise<MambaForCausalLM> {
     try {
-      return await MambaForCausalLM.fromPretrained(name, { backend, revision, onMessage });
+      return await MambaForCausalLM.fromPretrained(name, { backend, revision, matmulPrecision, onMessage });
     } catch (error) {
       if (choice.model !== undefined || !(error instanceof UserError)) throw error;
       const message = `the adapter ${adapter} names ${name} as its base model: ${error.message} Another place of it can be given with --model.`;

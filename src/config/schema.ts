@@ -16,10 +16,10 @@ const model = z
     ),
     revision: name.default('main').describe('Branch, tag or commit of a Hub id. A folder has none.'),
     matmul_precision: z
-      .enum(['highest'])
+      .enum(['highest', 'high', 'medium'])
       .default('highest')
       .describe(
-        'Precision of matrix products, in the words of torch.set_float32_matmul_precision. highest: IEEE float32.',
+        'Precision of matrix products, in the words of torch.set_float32_matmul_precision. highest: IEEE float32; on the cuda backend also high: TF32 inputs, medium: bfloat16 inputs, both with float32 sums.',
       ),
   })
   .describe('The base model, which stays frozen.');

@@ -2,6 +2,8 @@
 /** Mamba without the language-model head: answers to MambaModel of transformers. */
 import type { Tensor3D, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
+import type { MatmulPrecision } from '../backends/precision.ts';
+import { setMatmulPrecision } from '../backends/precision.ts';
 import type { BackendChoice } from '../backends/select.ts';
 import { selectBackend } from '../backends/select.ts';
 import { openCheckpoint } from '../checkpoint/checkpoint.ts';
@@ -19,6 +21,8 @@ import { disposeParameters, HEAD, loadParameters, randomParameters } from './par
 export interface LoadOptions extends HubOptions {
   /** tfjs backend to compute on; default `auto`, the best that works. */
   backend?: BackendChoice;
+  /** Precision of products with weights; default `highest`, IEEE float32, and the only one outside the cuda backend. */
+  matmulPrecision?: MatmulPrecision;
 }
 
 export interface ModelInputs {
@@ -159,10 +163,11 @@ const NO_SOURCE: ModelSource = { folder: null, name: null, revision: null };
 
 /** Loads a checkpoint, with or without the head's own matrix. */
 export async function loadModel(pathOrRepo: string, options: LoadOptions, withHead: boolean): Promise<MambaModel> {
-  const { backend = 'auto', ...hub } = options;
+  const { backend = 'auto', matmulPrecision = 'highest', ...hub } = options;
   const folder = await resolveModelFolder(pathOrRepo, hub);
   const selected = await selectBackend(backend);
   hub.onMessage?.(selected.message);
+  setMatmulPrecision(matmulPrecision);
   const { config, source, generationConfig } = openCheckpoint(folder);
   try {
     const parameters = loadParameters(config, source, withHead ? [] : [HEAD]);

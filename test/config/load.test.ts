@@ -202,7 +202,7 @@ describe('a mistake', () => {
     ],
     [
       { model: 'matmul_precision: bf16' },
-      'run.yaml:3:3: model.matmul_precision: found the string "bf16"; expected one of highest',
+      'run.yaml:3:3: model.matmul_precision: found the string "bf16"; expected one of highest, high, medium',
     ],
     [
       { trainer: 'backend: nativ' },
