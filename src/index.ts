@@ -44,4 +44,5 @@ export {
 export { type ForwardInputs, type ForwardResult, MambaForCausalLM } from './model/causal_lm.ts';
 export { MambaConfig, type MambaConfigFields } from './model/config.ts';
 export { type LoadOptions, MambaModel, type ModelInputs, type ModelResult } from './model/mamba_model.ts';
+export type { ChatMessage, ChatTemplateOptions } from './tokenizer/chat_template.ts';
 export { AutoTokenizer, type Tokenizer, type TokenizerOutput } from './tokenizer/tokenizer.ts';

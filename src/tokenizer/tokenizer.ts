@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Tokenizers of model folders and Hub repositories (tokenizer.json), on @huggingface/tokenizers. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Tokenizer as TokenizerCore } from '@huggingface/tokenizers';
 import { messageOf, UserError } from '../errors.ts';
 import { readJsonFile } from '../files.ts';
 import { type HubOptions, resolveModelFolder, selectTokenizerFiles } from '../hub.ts';
 import { isJsonObject } from '../json.ts';
+import { type ChatMessage, type ChatTemplateOptions, readChatTemplates, renderChat } from './chat_template.ts';
 import { createStreamDecoder, type StreamDecoder } from './stream_decoder.ts';
 
 export interface TokenizerOutput {
@@ -42,11 +43,19 @@ export interface Tokenizer {
   readonly unkTokenId: number | undefined;
   /** Largest token id + 1. */
   readonly vocabSize: number;
+  /**
+   * The text of a conversation by the chat template. Encode it with `addSpecialTokens: false`: the template writes those it wants.
+   * @throws UserError when there is no template, or it is wrong or refuses the messages
+   */
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions): string;
   /** The Jinja chat template, where there is one. */
   readonly chatTemplate: string | undefined;
   /** Paths of the files it was made from, to copy beside a saved model. */
   readonly files: readonly string[];
 }
+
+/** Keys of tokenizer_config.json and special_tokens_map.json, and variables of chat templates. */
+const SPECIAL_TOKENS = ['bos_token', 'eos_token', 'pad_token', 'unk_token', 'sep_token', 'cls_token', 'mask_token'];
 
 export const AutoTokenizer = {
   /**
@@ -84,24 +93,35 @@ export function loadTokenizer(folder: string): Tokenizer {
     .map((name) => join(folder, name))
     .filter((file) => existsSync(file));
 
+  const specialToken = (key: string) => contentOf(config[key]) ?? contentOf(specialTokens[key]);
   const specialId = (key: string): number | undefined => {
-    const token = contentOf(config[key]) ?? contentOf(specialTokens[key]);
+    const token = specialToken(key);
     return token === undefined ? undefined : core.token_to_id(token);
   };
+  const templates = readChatTemplates(folder, config);
+  const variables = Object.fromEntries(SPECIAL_TOKENS.map((key) => [key, specialToken(key)]));
   return makeTokenizer(core, path, cleansUp(config), {
     eosTokenId: specialId('eos_token'),
     bosTokenId: specialId('bos_token'),
     padTokenId: specialId('pad_token'),
     unkTokenId: specialId('unk_token'),
     vocabSize: 1 + Math.max(-1, ...core.get_vocab().values()),
-    chatTemplate: readChatTemplate(folder, config),
+    chatTemplate: templates.byName.default,
+    applyChatTemplate: (messages, options) => renderChat(templates, messages, variables, options),
     files,
   });
 }
 
 type TokenizerFacts = Pick<
   Tokenizer,
-  'eosTokenId' | 'bosTokenId' | 'padTokenId' | 'unkTokenId' | 'vocabSize' | 'chatTemplate' | 'files'
+  | 'eosTokenId'
+  | 'bosTokenId'
+  | 'padTokenId'
+  | 'unkTokenId'
+  | 'vocabSize'
+  | 'chatTemplate'
+  | 'applyChatTemplate'
+  | 'files'
 >;
 
 function makeTokenizer(core: TokenizerCore, path: string, cleanUp: boolean, facts: TokenizerFacts): Tokenizer {
@@ -164,10 +184,4 @@ function readOptionalJson(path: string): Record<string, unknown> {
 function contentOf(token: unknown): string | undefined {
   const content = isJsonObject(token) ? token.content : token;
   return typeof content === 'string' ? content : undefined;
-}
-
-function readChatTemplate(folder: string, config: Record<string, unknown>): string | undefined {
-  const path = join(folder, 'chat_template.jinja');
-  if (existsSync(path)) return readFileSync(path, 'utf8');
-  return typeof config.chat_template === 'string' ? config.chat_template : undefined;
 }

@@ -32,6 +32,7 @@ export function fakeTokenizer(eosTokenId: number | undefined = EOS): Tokenizer {
     unkTokenId: undefined,
     vocabSize: 29,
     chatTemplate: undefined,
+    applyChatTemplate: unused,
     files: [],
   });
 }
