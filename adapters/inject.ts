@@ -4,7 +4,7 @@ import type { Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { ConfigError } from '../src/errors.ts';
 import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
-import type { LoraWeights } from '../src/model/modules.ts';
+import type { LoraWeights, Module } from '../src/model/modules.ts';
 import { adapterTensors } from '../src/model/modules.ts';
 import { createRandom, randomStreams } from '../src/random.ts';
 import type { LoraConfig } from './lora_config.ts';
@@ -83,28 +83,23 @@ export function getPeftModel(model: MambaForCausalLM, config: LoraConfig, option
   return new PeftModel(model, named);
 }
 
-function attach(
-  model: MambaForCausalLM,
-  config: LoraConfig,
-  trainable: boolean,
-  value: (key: string, shape: [number, number]) => tf.Tensor,
-): void {
+function attach(model: MambaForCausalLM, config: LoraConfig, trainable: boolean, value: AdapterValue): void {
   const targets = targetedModules(model, config);
   if ([...model.modules.values()].some((module) => module.lora)) {
     throw new ConfigError('the model has an adapter already; load the base model again to attach another.');
   }
-  for (const module of targets) {
-    const [A, B] = adapterShapes(module, config.r).map(([key, shape]) =>
-      tf.tidy(() => tf.variable(value(key, shape), trainable)),
-    );
-    const lora: LoraWeights = {
-      A: A as Variable,
-      B: B as Variable,
-      scaling: config.scaling,
-      dropout: config.loraDropout,
-    };
-    module.lora = lora;
-  }
+  for (const module of targets) module.lora = loraOf(module, config, trainable, value);
+}
+
+/** Gives the first values of an adapter's tensor, by its name in peft's files. */
+export type AdapterValue = (key: string, shape: [number, number]) => tf.Tensor;
+
+/** A module's part of an adapter. */
+export function loraOf(module: Module, config: LoraConfig, trainable: boolean, value: AdapterValue): LoraWeights {
+  const [A, B] = adapterShapes(module, config.r).map(([key, shape]) =>
+    tf.tidy(() => tf.variable(value(key, shape), trainable)),
+  );
+  return { A: A as Variable, B: B as Variable, scaling: config.scaling, dropout: config.loraDropout };
 }
 
 /** peft's reset_lora_parameters. */

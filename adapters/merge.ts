@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Folds an adapter into the base parameters; answers to merge_and_unload of peft, and is right for tied embeddings. */
-import * as tf from '@tensorflow/tfjs-core';
+import type * as tf from '@tensorflow/tfjs-core';
 import type { SaveCheckpointOptions } from '../src/checkpoint/save_checkpoint.ts';
 import { saveCheckpoint } from '../src/checkpoint/save_checkpoint.ts';
 import type { Module } from '../src/model/modules.ts';
 import type { PeftModel } from './inject.ts';
+import { mergedWeight } from './merged_weight.ts';
 
 export interface MergeResult {
   /** Modules whose weights changed. */
@@ -37,7 +38,7 @@ export async function mergeAndSave(
     return {
       name,
       shape: variable.shape,
-      data: () => (module ? mergedWeight(module) : variable.dataSync<'float32'>()),
+      data: () => (module ? valuesOf(module) : variable.dataSync<'float32'>()),
     };
   });
   if (untied) {
@@ -52,15 +53,9 @@ export async function mergeAndSave(
   return { merged: [...adapted.values()].map((module) => module.name), untied };
 }
 
-/** W + scaling B A; for an embedding W + scaling (B A)^T. */
-function mergedWeight(module: Module): Float32Array {
-  const { lora, weight } = module;
-  if (!lora) return weight.dataSync<'float32'>();
-  const sum = tf.tidy(() => {
-    const product = module.kind === 'embedding' ? tf.matMul(lora.A, lora.B, true, true) : tf.matMul(lora.B, lora.A);
-    return tf.add(weight, tf.mul(lora.scaling, product));
-  });
-  const values = sum.dataSync<'float32'>();
-  sum.dispose();
+function valuesOf(module: Module): Float32Array {
+  const merged = mergedWeight(module);
+  const values = merged.dataSync<'float32'>();
+  merged.dispose();
   return values;
 }

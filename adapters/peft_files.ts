@@ -8,9 +8,15 @@ import { writeSafetensors } from '../src/checkpoint/safetensors_writer.ts';
 import type { TensorSource } from '../src/checkpoint/tensor_source.ts';
 import { UserError } from '../src/errors.ts';
 import { readJsonFile, replaceFolderAtomic } from '../src/files.ts';
-import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
 import { LoraConfig } from './lora_config.ts';
-import { adapterShapes, targetedModules } from './targets.ts';
+import { adapterShapes, type ModuleShape, targetedModules } from './targets.ts';
+
+/** What an adapter is read for: a loaded model, or one whose tensors are still on the disk. */
+export interface AdapterTarget {
+  readonly modules: ReadonlyMap<string, ModuleShape>;
+  readonly parameters: ReadonlyMap<string, { readonly shape: number[]; dataSync(): ArrayLike<number> }>;
+  readonly source: { readonly name: string | null };
+}
 
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
@@ -21,7 +27,7 @@ const WEIGHTS_FILE = 'adapter_model.safetensors';
  */
 export function readAdapter(
   folder: string,
-  model: MambaForCausalLM,
+  model: AdapterTarget,
 ): { config: LoraConfig; tensors: Map<string, Float32Array> } {
   const config = readAdapterConfig(folder);
   const source = openSafetensors(join(folder, WEIGHTS_FILE));
@@ -69,7 +75,7 @@ function checkFit(
   folder: string,
   source: TensorSource,
   expected: Map<string, [number, number]>,
-  model: MambaForCausalLM,
+  model: AdapterTarget,
 ): void {
   const faults: string[] = [];
   for (const [key, shape] of expected) {
@@ -89,12 +95,12 @@ function checkFit(
 }
 
 /** peft writes the embedding matrix beside the adapter in some cases; an unchanged copy adds nothing. */
-function isBaseCopy(key: string, source: TensorSource, model: MambaForCausalLM): boolean {
+function isBaseCopy(key: string, source: TensorSource, model: AdapterTarget): boolean {
   const name = key.replace(/^base_model\.model\./, '').replace('.base_layer.', '.');
   const parameter = model.parameters.get(name);
   if (!parameter || parameter.shape.join() !== source.entries.get(key)?.shape.join()) return false;
   const stored = source.readFloat32(key);
-  const own = parameter.dataSync<'float32'>();
+  const own = parameter.dataSync();
   return stored.every((value, i) => value === own[i]);
 }
 
