@@ -6,5 +6,6 @@ export type { InitLoraWeights, LoraConfigFields } from './lora_config.ts';
 export { LoraConfig } from './lora_config.ts';
 export type { MergeResult } from './merge.ts';
 export { mergeAndSave } from './merge.ts';
+export { type AdapterNorm, adapterNorms } from './norms.ts';
 export { readAdapterConfig } from './peft_files.ts';
 export { targetedModules } from './targets.ts';

@@ -2,7 +2,7 @@
 /** The trainer's public door. */
 export { type Evaluation, evaluate } from './evaluate.ts';
 export { InterruptedError } from './interrupt.ts';
-export type { EvalMetrics, Metrics, TrainMetrics } from './metrics.ts';
+export type { EvalMetrics, Metrics, NormMetrics, TrainMetrics } from './metrics.ts';
 export type { EvalLoss } from './recorder.ts';
 export { loadExamples, type RunIo, runTraining } from './run.ts';
 export { SFTTrainer, type SFTTrainerOptions } from './sft_trainer.ts';

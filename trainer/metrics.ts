@@ -3,9 +3,11 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
+import type { AdapterNorm } from '../adapters/index.ts';
 import { DeviceBackend } from '../src/backends/device_backend.ts';
 import { fileError, writeFully } from '../src/files.ts';
 import type { StepReport } from './loop.ts';
+import type { RunStatus } from './run_folder.ts';
 
 /** Training over the steps since the last such line. */
 export interface TrainMetrics {
@@ -38,11 +40,20 @@ export interface EvalMetrics {
   eval_seconds: number;
 }
 
-export type Metrics = TrainMetrics | EvalMetrics;
+/** How far the adapter has moved each module's weight, by module name. */
+export interface NormMetrics {
+  step: number;
+  epoch: number;
+  adapter_norms: Record<string, AdapterNorm>;
+}
 
+export type Metrics = TrainMetrics | EvalMetrics | NormMetrics;
+
+/** Where the metrics of a run go. */
 export interface MetricsLog {
   write(metrics: Metrics): void;
-  close(): void;
+  /** @param status how the run ended */
+  close(status: RunStatus): void;
 }
 
 /**

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Keeps what a run gives: every loss for its result, lines for metrics.jsonl, and what a person sees on the way. */
+/** Keeps what a run gives: every loss for its result, lines for the logs of metrics, and what a person sees on the way. */
 import { formatDuration, formatNumber } from '../src/logging/format.ts';
 import type { Progress } from '../src/logging/progress.ts';
 import type { Evaluation } from './evaluate.ts';
 import type { StepReport, TrainingProgress } from './loop.ts';
-import { createInterval, createMetricsLog } from './metrics.ts';
+import { createInterval, type Metrics, type MetricsLog, type NormMetrics } from './metrics.ts';
+import type { RunStatus } from './run_folder.ts';
 
 export interface EvalLoss {
   step: number;
@@ -30,14 +31,16 @@ export interface Recorder {
   readonly history: Readonly<RunHistory>;
   step(report: StepReport): void;
   evaluation(progress: TrainingProgress, evaluation: Evaluation): void;
+  adapterNorms(progress: TrainingProgress, norms: NormMetrics['adapter_norms']): void;
   /** Losses of the steps since the last line of metrics. */
   intervalLosses(): readonly number[];
-  /** Writes the line of an interval that was cut short, and closes the file. */
-  close(): void;
+  /** Writes the line of an interval that was cut short, and closes the logs. */
+  close(status: RunStatus): void;
 }
 
 export interface RecorderOptions {
-  metricsPath: string;
+  /** Each gets every line. */
+  logs: readonly MetricsLog[];
   /** Steps from one line of metrics to the next; the last step has one too. */
   loggingSteps: number;
   totalSteps: number;
@@ -45,13 +48,15 @@ export interface RecorderOptions {
   say(line: string): void;
 }
 
-/** @throws UserError when the metrics file cannot be written */
+/** What the recorder's calls throw is what the logs' throw. */
 export function createRecorder(options: RecorderOptions): Recorder {
-  const { loggingSteps, totalSteps, progress, say } = options;
-  const metrics = createMetricsLog(options.metricsPath);
+  const { logs, loggingSteps, totalSteps, progress, say } = options;
   const interval = createInterval();
   const history: RunHistory = { losses: [], gradNorms: [], evalLosses: [], stepSeconds: 0 };
   const startedAt = performance.now();
+  const write = (metrics: Metrics) => {
+    for (const log of logs) log.write(metrics);
+  };
 
   const step = (report: StepReport) => {
     history.losses.push(report.loss);
@@ -70,13 +75,13 @@ export function createRecorder(options: RecorderOptions): Recorder {
     progress?.step(state);
     if (report.step % loggingSteps !== 0 && report.step !== totalSteps) return;
     const line = interval.take();
-    metrics.write(line);
+    write(line);
     progress?.log({ ...state, loss: line.loss, tokensPerSecond: line.tokens_per_second });
   };
 
   const evaluation = ({ step, epoch }: TrainingProgress, { loss, perplexity, tokens, seconds }: Evaluation) => {
     history.evalLosses.push({ step, epoch, loss, perplexity });
-    metrics.write({
+    write({
       step,
       epoch,
       eval_loss: loss,
@@ -94,11 +99,12 @@ export function createRecorder(options: RecorderOptions): Recorder {
     step,
     evaluation,
     intervalLosses: () => interval.losses(),
-    close: () => {
+    adapterNorms: ({ step, epoch }, norms) => write({ step, epoch, adapter_norms: norms }),
+    close: (status) => {
       try {
-        if (!interval.isEmpty()) metrics.write(interval.take());
+        if (!interval.isEmpty()) write(interval.take());
       } finally {
-        metrics.close();
+        for (const log of logs) log.close(status);
       }
     },
   };

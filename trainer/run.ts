@@ -61,6 +61,7 @@ export async function runTraining(config: RunConfig, io: RunIo): Promise<Trainin
       trainExamples: train.examples,
       evalExamples: evaluation?.examples ?? null,
       settings: trainer,
+      logging: config.logging,
       shuffle: data.shuffle,
       padTokenId: padTokenId(tokenizer),
       facts,

@@ -73,6 +73,7 @@ export class SFTTrainer {
         trainExamples: train.examples,
         evalExamples: evaluation?.examples ?? null,
         settings: args.settings,
+        logging: { tensorboard: args.reportTo === 'tensorboard' },
         shuffle: args.shuffle,
         padTokenId: padTokenId(tokenizer),
         ...(args.loggingDir !== null && { loggingDir: args.loggingDir }),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A training run around the loop: its folder, metrics, evaluations, checkpoints, and its end, good or bad. */
 import { join } from 'node:path';
-import type { PeftModel } from '../adapters/index.ts';
+import { adapterNorms, type PeftModel } from '../adapters/index.ts';
 import type { Example } from '../datasets/index.ts';
 import type { RunConfig } from '../src/config/schema.ts';
 import { messageOf } from '../src/errors.ts';
@@ -19,6 +19,7 @@ import { planTraining, type TrainingPlan } from './plan.ts';
 import type { RunFacts } from './provenance.ts';
 import { createRecorder, type EvalLoss, type Recorder } from './recorder.ts';
 import { clearEarlierRun, writeRunRecord } from './run_folder.ts';
+import { normsAreDue, openLogs } from './run_logs.ts';
 import { createSchedule } from './schedule.ts';
 
 /** The `trainer` section of a config, defaults filled in. */
@@ -30,10 +31,11 @@ export interface TrainingJob {
   /** Needed when `settings.eval_strategy` is not no. */
   evalExamples: readonly Example[] | null;
   settings: TrainerSettings;
+  logging: RunConfig['logging'];
   /** A new order of the examples in each epoch. */
   shuffle: boolean;
   padTokenId: number;
-  /** Folder of metrics.jsonl; by default the run's. */
+  /** Folder of metrics.jsonl and tensorboard/; by default the run's. */
   loggingDir?: string;
   facts: RunFacts;
   /** Content of config.yaml; a run that no config describes has none. */
@@ -147,7 +149,7 @@ function startRun(
     shuffle: job.shuffle,
   });
   const recorder = createRecorder({
-    metricsPath: join(job.loggingDir ?? settings.output_dir, 'metrics.jsonl'),
+    logs: openLogs(job),
     loggingSteps: settings.logging_steps,
     totalSteps: plan.totalSteps,
     progress,
@@ -197,6 +199,9 @@ function loopOptions(run: Run): LoopOptions {
     isInterrupted: run.isInterrupted,
     onStep: (report) => {
       run.recorder.step(report);
+      if (normsAreDue(report.step, plan.totalSteps)) {
+        run.recorder.adapterNorms(report, Object.fromEntries(adapterNorms(job.peftModel)));
+      }
       if (coverageWritten || !run.coverage.isComplete()) return;
       writeCoverage(coveragePath, run.coverage.rows());
       coverageWritten = true;
@@ -239,9 +244,9 @@ async function save(run: Run, progress: TrainingProgress): Promise<void> {
 
 function recordEnd(run: Run, result: TrainingResult, interrupted: boolean): void {
   const { job, coverage, recorder } = run;
-  recorder.close();
-  const { losses, gradNorms: _, outputDir: __, adapterFolder: ___, backend: ____, ...figures } = result;
   const status = interrupted ? 'interrupted' : 'finished';
+  recorder.close(status);
+  const { losses, gradNorms: _, outputDir: __, adapterFolder: ___, backend: ____, ...figures } = result;
   writeRunRecord(job.settings.output_dir, job.facts, status, { result: { loss: losses.at(-1), ...figures } });
   const unchecked = coverageMessage(coverage.rows(), result.steps);
   if (unchecked === undefined) return;
@@ -253,7 +258,7 @@ function recordEnd(run: Run, result: TrainingResult, interrupted: boolean): void
 function recordFailure({ job, coverage, recorder }: Run, error: unknown): void {
   const folder = job.settings.output_dir;
   const attempts = [
-    () => recorder.close(),
+    () => recorder.close('failed'),
     () => writeCoverage(join(folder, 'coverage.json'), coverage.rows()),
     () => writeRunRecord(folder, job.facts, 'failed', { error: messageOf(error) }),
   ];

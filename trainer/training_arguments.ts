@@ -21,18 +21,21 @@ type CamelCaseKeys<T> = { [Key in keyof T as CamelCase<Key>]: T[Key] };
 
 /** Every field with its value; what each means stands in src/config/schema.ts. */
 export type TrainingArgumentsFields = CamelCaseKeys<Settings> & {
-  /** Folder of metrics.jsonl; null (default) is outputDir. */
+  /** Folder of metrics.jsonl and tensorboard/; null (default) is outputDir. */
   loggingDir: string | null;
+  /** Who reads the run beside metrics.jsonl. Default tensorboard. */
+  reportTo: (typeof REPORTED)[number];
 };
 
 /** What a caller gives: the folder, and what differs from the defaults. */
 export type TrainingArgumentsInput = Partial<TrainingArgumentsFields> & Pick<TrainingArgumentsFields, 'outputDir'>;
 
+const REPORTED = ['tensorboard', 'none'] as const;
+
 /** Fields of transformers' TrainingArguments and trl's SFTConfig that people bring along, and why they are refused. */
 const REFUSED: Readonly<Record<string, string>> = {
   fp16: 'training is in float32, which state-space models need; remove it',
   bf16: 'training is in float32, which state-space models need; remove it',
-  reportTo: 'metrics go to metrics.jsonl in loggingDir; remove it',
   packing: 'records are not packed; each is a sequence of its own',
   resumeFromCheckpoint: 'a run begins at its first step; give the adapter to go on from to PeftModel.fromPretrained',
   loadBestModelAtEnd: 'the adapter of the last step is kept; earlier ones are in the checkpoints',
@@ -74,6 +77,7 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
   declare readonly appendEos: boolean;
   declare readonly shuffle: boolean;
   declare readonly loggingDir: string | null;
+  declare readonly reportTo: TrainingArgumentsFields['reportTo'];
   /** The same under the config's names. */
   readonly settings: RunConfig['trainer'];
 
@@ -82,19 +86,19 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
    * @throws ConfigError naming every field that is unknown, refused, or holds what it may not
    */
   constructor(fields: TrainingArgumentsInput) {
-    const { loggingDir = null, ...rest } = fields;
+    const { loggingDir = null, reportTo = 'tensorboard', ...rest } = fields;
     const input = sections(rest);
     const parsed = argumentsSchema.safeParse(input);
     const given = { trainer: input.trainer, data: { eval: 'checked by the trainer' } };
     const problems = parsed.success ? crossFieldProblems(given, 'train') : schemaProblems(parsed.error.issues, input);
     const own = problems.filter(({ path }) => path.length > 1);
-    if (!parsed.success || own.length > 0) {
-      throw new ConfigError(
-        `TrainingArguments: ${own.map(({ path, message }) => fault(String(path[1]), message)).join('\n  ')}`,
-      );
+    const faults = own.map(({ path, message }) => fault(String(path[1]), message));
+    if (!REPORTED.includes(reportTo)) {
+      faults.push(`reportTo: found ${JSON.stringify(reportTo)}; expected one of: ${REPORTED.join(', ')}`);
     }
+    if (!parsed.success || faults.length > 0) throw new ConfigError(`TrainingArguments: ${faults.join('\n  ')}`);
     this.settings = parsed.data.trainer;
-    Object.assign(this, camelCaseKeys({ ...parsed.data.trainer, ...parsed.data.data }), { loggingDir });
+    Object.assign(this, camelCaseKeys({ ...parsed.data.trainer, ...parsed.data.data }), { loggingDir, reportTo });
   }
 }
 

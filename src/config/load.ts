@@ -116,11 +116,15 @@ function parseYaml(
     throw new ConfigError(`${path}: ${messageOf(error)}`, { cause: error });
   }
   if (values === null || values === undefined) {
-    throw new ConfigError(`${path}: the file is empty; expected a map with the keys model, adapter, data, trainer`);
+    throw new ConfigError(
+      `${path}: the file is empty; expected a map with the keys model, adapter, data, trainer, logging`,
+    );
   }
   if (!isJsonObject(values)) {
     const found = Array.isArray(values) ? 'a list' : `the value ${JSON.stringify(values)}`;
-    throw new ConfigError(`${path}:1:1: found ${found}; expected a map with the keys model, adapter, data, trainer`);
+    throw new ConfigError(
+      `${path}:1:1: found ${found}; expected a map with the keys model, adapter, data, trainer, logging`,
+    );
   }
   return { document, values };
 }

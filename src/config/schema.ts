@@ -183,12 +183,22 @@ const trainer = z
   })
   .describe('How to train.');
 
+const logging = z
+  .strictObject({
+    tensorboard: z
+      .boolean()
+      .default(true)
+      .describe('Write event files for TensorBoard into the tensorboard folder of the run.'),
+  })
+  .describe('What a run tells of itself, beside metrics.jsonl.');
+
 /** A config to train with. */
 export const runConfigSchema = z.strictObject({
   model,
   adapter: adapter.prefault({}),
   data,
   trainer,
+  logging: logging.prefault({}),
 });
 
 /** The same keys; an evaluation needs data.eval, and neither data.train nor trainer.output_dir. */

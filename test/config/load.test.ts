@@ -168,7 +168,7 @@ describe('a mistake', () => {
 
   it('at the top names the sections', () => {
     expect(errorOf(yaml({ add: 'trainr: {}' }))).toBe(
-      'run.yaml:7:1: trainr: unknown key; did you mean trainer? Known keys at the top: model, adapter, data, trainer',
+      'run.yaml:7:1: trainr: unknown key; did you mean trainer? Known keys at the top: model, adapter, data, trainer, logging',
     );
     expect(errorOf(yaml({ add: '__proto__: {x: 1}' }))).toMatch(
       /^run\.yaml:7:1: __proto__: unknown key\. Known keys at the top/,
@@ -333,10 +333,13 @@ describe('keys that contradict or need each other', () => {
 
 describe('a file that is no config', () => {
   it.each([
-    ['', 'run.yaml: the file is empty; expected a map with the keys model, adapter, data, trainer'],
-    ['# nothing\n', 'run.yaml: the file is empty; expected a map with the keys model, adapter, data, trainer'],
-    ['- a\n- b\n', 'run.yaml:1:1: found a list; expected a map with the keys model, adapter, data, trainer'],
-    ['hello\n', 'run.yaml:1:1: found the value "hello"; expected a map with the keys model, adapter, data, trainer'],
+    ['', 'run.yaml: the file is empty; expected a map with the keys model, adapter, data, trainer, logging'],
+    ['# nothing\n', 'run.yaml: the file is empty; expected a map with the keys model, adapter, data, trainer, logging'],
+    ['- a\n- b\n', 'run.yaml:1:1: found a list; expected a map with the keys model, adapter, data, trainer, logging'],
+    [
+      'hello\n',
+      'run.yaml:1:1: found the value "hello"; expected a map with the keys model, adapter, data, trainer, logging',
+    ],
     [
       'model:\n  path: [a\n',
       'run.yaml:3:1: Flow sequence in block collection must be sufficiently indented and end with a ]',

@@ -10,7 +10,7 @@ declare module 'vitest' {
   }
 }
 
-const PACKAGES = ['torch', 'transformers', 'peft', 'safetensors', 'tokenizers', 'numpy'];
+const PACKAGES = ['torch', 'transformers', 'peft', 'safetensors', 'tokenizers', 'numpy', 'tensorboard'];
 
 export function setup(project: TestProject): void {
   const asked = process.env.MAMBATUNE_PYTHON;

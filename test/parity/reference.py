@@ -9,6 +9,9 @@ import torch
 import peft.tuners.tuners_utils
 from peft import PeftModel
 from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginEventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
@@ -94,7 +97,41 @@ def encode(model, texts):
     return {"ids": ids, "texts": tokenizer.decode_batch(ids, skip_special_tokens=False)}
 
 
-COMMANDS = {f.__name__: f for f in (model_logits, adapter_logits, tensors, init_distances, encode)}
+def event_files(folder):
+    """What TensorBoard reads of a folder of event files, by both of its accumulators."""
+    legacy = EventAccumulator(folder, size_guidance={"scalars": 0, "histograms": 0, "tensors": 0}).Reload()
+    plugins = PluginEventAccumulator(folder, size_guidance={"tensors": 0}).Reload()
+
+    def hparams(tag):
+        content = plugins.SummaryMetadata(tag).plugin_data.content
+        return plugin_data_pb2.HParamsPluginData.FromString(content)
+
+    session = hparams("_hparams_/session_start_info").session_start_info.hparams
+    value = lambda v: getattr(v, v.WhichOneof("kind"))
+    texts = plugins.PluginTagToContent("text")
+    return {
+        "scalars": {tag: [[e.step, e.value] for e in legacy.Scalars(tag)] for tag in legacy.Tags()["scalars"]},
+        "plugin_scalars": sorted(plugins.PluginTagToContent("scalars")),
+        "histograms": {
+            tag: [
+                {"step": e.step, "min": h.min, "max": h.max, "num": h.num, "sum": h.sum, "counts": sum(h.bucket)}
+                for e in legacy.Histograms(tag)
+                for h in [e.histogram_value]
+            ]
+            for tag in legacy.Tags()["histograms"]
+        },
+        "plugin_histograms": sorted(plugins.PluginTagToContent("histograms")),
+        "texts": {
+            tag: [[e.step, e.tensor_proto.string_val[0].decode()] for e in plugins.Tensors(tag)] for tag in texts
+        },
+        "hparams": {name: value(v) for name, v in session.items()},
+        "experiment": sorted(h.name for h in hparams("_hparams_/experiment").experiment.hparam_infos),
+        "metrics": [m.name.tag for m in hparams("_hparams_/experiment").experiment.metric_infos],
+        "status": hparams("_hparams_/session_end_info").session_end_info.status,
+    }
+
+
+COMMANDS = {f.__name__: f for f in (model_logits, adapter_logits, tensors, init_distances, encode, event_files)}
 
 for line in sys.stdin:
     request = json.loads(line)

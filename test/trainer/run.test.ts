@@ -40,6 +40,7 @@ describe('a run', () => {
       'coverage.json',
       'metrics.jsonl',
       'run.json',
+      'tensorboard',
     ]);
     expect(loadConfig(join(outputDir, 'config.yaml')).config).toEqual(config);
 
@@ -248,7 +249,13 @@ describe('a run that fails', () => {
     await expect(runTraining(project.config(), { ...quiet, progress })).rejects.toThrow('the disk is full');
     save.mockRestore();
     expect(finish).toHaveBeenCalled();
-    expect(visible(project.outputDir)).toEqual(['config.yaml', 'coverage.json', 'metrics.jsonl', 'run.json']);
+    expect(visible(project.outputDir)).toEqual([
+      'config.yaml',
+      'coverage.json',
+      'metrics.jsonl',
+      'run.json',
+      'tensorboard',
+    ]);
     expect(readRecord(project.outputDir)).toMatchObject({ status: 'failed', error: 'the disk is full' });
   });
 });
@@ -274,6 +281,7 @@ describe('the run folder', () => {
       'metrics.jsonl',
       'notes.txt',
       'run.json',
+      'tensorboard',
     ]);
     expect(readMetrics(project.outputDir)).toHaveLength(1);
   });

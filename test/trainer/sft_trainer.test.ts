@@ -108,8 +108,8 @@ describe('TrainingArguments', () => {
     expect(args.settings).toEqual(trainer);
     expect(args).toMatchObject({ outputDir: 'x', perDeviceTrainBatchSize: 8, learningRate: 5e-5, weightDecay: 0.1 });
     expect(args).toMatchObject({ maxLength: 64, completionOnlyLoss: null, appendEos: true, shuffle: true });
-    expect(args.loggingDir).toBeNull();
-    const fields = Object.keys(args).filter((key) => !['settings', 'loggingDir'].includes(key));
+    expect(args).toMatchObject({ loggingDir: null, reportTo: 'tensorboard' });
+    const fields = Object.keys(args).filter((key) => !['settings', 'loggingDir', 'reportTo'].includes(key));
     expect(fields).toHaveLength(Object.keys(trainer).length + 4);
   });
 
@@ -119,6 +119,9 @@ describe('TrainingArguments', () => {
     );
     expect(problem({ fp16: true })).toBe(
       'TrainingArguments: fp16: training is in float32, which state-space models need; remove it',
+    );
+    expect(problem({ reportTo: 'wandb' })).toBe(
+      'TrainingArguments: reportTo: found "wandb"; expected one of: tensorboard, none',
     );
     expect(problem({ learningRate: -1, maxLength: 1 })).toMatch(/learningRate: found -1.*\n {2}maxLength: found 1;/);
     expect(problem({ outputDir: undefined })).toMatch(/outputDir: missing/);

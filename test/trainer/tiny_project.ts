@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { type RunConfig, runConfigSchema } from '../../src/config/schema.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { MambaConfig } from '../../src/model/config.ts';
-import type { Metrics } from '../../trainer/index.ts';
+import type { Metrics, NormMetrics } from '../../trainer/index.ts';
 import { bestBackend } from '../helpers/backends.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
 
@@ -62,7 +62,17 @@ export async function tinyProject(): Promise<TinyProject> {
   };
 }
 
-export function readMetrics(folder: string): Metrics[] {
+/** The lines of training and evaluation. */
+export function readMetrics(folder: string): Exclude<Metrics, NormMetrics>[] {
+  return readLines(folder).flatMap((line) => ('adapter_norms' in line ? [] : [line]));
+}
+
+/** The lines of adapter norms. */
+export function readNorms(folder: string): NormMetrics[] {
+  return readLines(folder).flatMap((line) => ('adapter_norms' in line ? [line] : []));
+}
+
+function readLines(folder: string): Metrics[] {
   const lines = readFileSync(join(folder, 'metrics.jsonl'), 'utf8').trimEnd().split('\n');
   return lines.map((line) => JSON.parse(line) as Metrics);
 }

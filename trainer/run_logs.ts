@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Where a run's metrics go, as its logging section says, and when its adapter's norms are among them. */
+import { join } from 'node:path';
+import { createMetricsLog, type MetricsLog } from './metrics.ts';
+import { createTensorboardLog } from './tensorboard.ts';
+import type { TrainingJob } from './train_adapter.ts';
+
+/**
+ * Opens metrics.jsonl, and with `logging.tensorboard` an event file in tensorboard/.
+ * @throws UserError when they cannot be written
+ */
+export function openLogs({ loggingDir, settings, logging, peftModel, facts, configText }: TrainingJob): MetricsLog[] {
+  const { output_dir: outputDir, ...arguments_ } = settings;
+  const folder = loggingDir ?? outputDir;
+  const logs = [createMetricsLog(join(folder, 'metrics.jsonl'))];
+  if (logging.tensorboard) {
+    const { r, loraAlpha, loraDropout, targetModules, useRslora } = peftModel.config;
+    const adapter = {
+      r,
+      lora_alpha: loraAlpha,
+      lora_dropout: loraDropout,
+      target_modules: targetModules,
+      use_rslora: useRslora,
+    };
+    logs.push(
+      createTensorboardLog(join(folder, 'tensorboard'), {
+        settings: { model: facts.model.name, ...adapter, ...arguments_ },
+        configText,
+      }),
+    );
+  }
+  return logs;
+}
+
+/** Lines of adapter norms that a run has, at most: they are for pictures. */
+const NORM_LINES = 20;
+
+/** Whether the norms of the adapter are to be recorded after `step` of `totalSteps` steps. */
+export function normsAreDue(step: number, totalSteps: number): boolean {
+  return step === totalSteps || step % Math.ceil(totalSteps / NORM_LINES) === 0;
+}
