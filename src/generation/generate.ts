@@ -5,8 +5,8 @@
  */
 import { setImmediate } from 'node:timers/promises';
 import { ConfigError } from '../errors.ts';
-import type { MambaCache } from '../model/backbone.ts';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
+import { createDecoder, type Decoder } from './decoder.ts';
 import { checkSamplingOptions, randomSeed, type SamplingOptions, tokenChooser } from './sampling.ts';
 
 export interface GenerateOptions extends SamplingOptions {
@@ -72,12 +72,13 @@ export async function* stream(
   const hasEnded = inputIds.map(() => false);
 
   signal?.throwIfAborted();
-  let step = await prefill(model, inputIds, padTokenId, signal);
+  const decoder = createDecoder(model);
   try {
+    let logits = await prefill(decoder, inputIds, padTokenId, signal);
     for (let count = 1; ; count++) {
       const { vocabSize } = model.config;
       const next = choosers.map((choose, row) =>
-        hasEnded[row] ? padTokenId : choose(step.logits.subarray(row * vocabSize, (row + 1) * vocabSize)),
+        hasEnded[row] ? padTokenId : choose(logits.subarray(row * vocabSize, (row + 1) * vocabSize)),
       );
       for (const [row, id] of next.entries()) {
         if (hasEnded[row]) continue;
@@ -89,26 +90,20 @@ export async function* stream(
       if (hasEnded.every(Boolean)) return;
       await setImmediate();
       signal?.throwIfAborted();
-      step = await forward(model, { inputIds: next.map((id) => [id]), cacheParams: step.cache });
+      logits = await decoder.step(next);
     }
   } finally {
-    step.cache.dispose();
+    decoder.dispose();
   }
 }
 
-interface Step {
-  /** Of the last position, row after row: [batch * vocab_size]. */
-  logits: Float32Array;
-  cache: MambaCache;
-}
-
-/** Runs the prompts, padded at the left, in pieces. */
+/** Runs the prompts, padded at the left, in pieces. @returns the logits after the last position, row after row */
 async function prefill(
-  model: MambaForCausalLM,
+  decoder: Decoder,
   inputIds: readonly (readonly number[])[],
   padTokenId: number,
   signal: AbortSignal | undefined,
-): Promise<Step> {
+): Promise<Float32Array> {
   const seqlen = Math.max(...inputIds.map((row) => row.length));
   const isPadded = inputIds.some((row) => row.length < seqlen);
   const fill = (row: readonly number[], value: number) => new Array<number>(seqlen - row.length).fill(value);
@@ -116,35 +111,13 @@ async function prefill(
   const mask = inputIds.map((row) => [...fill(row, 0), ...row.map(() => 1)]);
 
   const piece = Math.max(1, Math.floor(PREFILL_POSITIONS / ids.length));
-  let step: Step | undefined;
-  for (let start = 0; start < seqlen || !step; start += piece) {
+  for (let start = 0; ; start += piece) {
     const cut = (rows: number[][]) => rows.map((row) => row.slice(start, start + piece));
-    step = await forward(model, {
-      inputIds: cut(ids),
-      ...(isPadded && { attentionMask: cut(mask) }),
-      ...(step && { cacheParams: step.cache }),
-    });
+    const logits = await decoder.prefill(cut(ids), isPadded ? cut(mask) : undefined);
     await setImmediate();
-    if (signal?.aborted) step.cache.dispose();
     signal?.throwIfAborted();
+    if (start + piece >= seqlen) return logits;
   }
-  return step;
-}
-
-interface Piece {
-  inputIds: number[][];
-  attentionMask?: number[][];
-  /** Disposed of here. */
-  cacheParams?: MambaCache;
-}
-
-async function forward(model: MambaForCausalLM, piece: Piece): Promise<Step> {
-  const { logits, cacheParams: cache } = model.forward({ ...piece, useCache: true, logitsToKeep: 1 });
-  if (!cache) throw new Error('the model returned no state');
-  piece.cacheParams?.dispose();
-  const data = await logits.data<'float32'>();
-  logits.dispose();
-  return { logits: data, cache };
 }
 
 function checkOptions(inputIds: readonly (readonly number[])[], options: GenerateOptions): void {
