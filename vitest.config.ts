@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** `npm test`: everything that needs neither Python nor many minutes. */
+/** `npm test`: everything that needs neither Python, nor a GPU, nor many minutes. */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
@@ -19,7 +19,7 @@ export default defineConfig({
   resolve: { alias: { mambatune: fromRoot('src/index.ts') } },
   test: {
     include: ['test/**/*.test.ts'],
-    exclude: ['test/parity/**', 'test/slow/**', 'node_modules/**'],
+    exclude: ['test/parity/**', 'test/slow/**', 'test/cuda/**', 'node_modules/**'],
     env: withoutNative(),
     pool: 'forks',
     testTimeout: 60_000,

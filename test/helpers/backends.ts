@@ -6,16 +6,12 @@ import { selectBackend } from '../../src/backends/select.ts';
 export type TestedBackend = 'cuda' | 'native' | 'wasm' | 'cpu';
 
 /**
- * `native` is always tested, so a missing addon fails, unless MAMBATUNE_TEST_WITHOUT_NATIVE=1 says that this machine has no compiler;
- * `cuda` is tested where MAMBATUNE_TEST_CUDA=1 asks for it.
+ * `native` is always tested, so a missing addon fails, unless MAMBATUNE_TEST_WITHOUT_NATIVE=1 says that this machine has no compiler.
+ * With MAMBATUNE_TEST_CUDA=1, as `npm run test:cuda` sets it, `cuda` is tested and nothing else.
  */
 export function testedBackends(): TestedBackend[] {
-  return [
-    ...(process.env.MAMBATUNE_TEST_CUDA === '1' ? (['cuda'] as const) : []),
-    ...(process.env.MAMBATUNE_TEST_WITHOUT_NATIVE === '1' ? [] : (['native'] as const)),
-    'wasm',
-    'cpu',
-  ];
+  if (process.env.MAMBATUNE_TEST_CUDA === '1') return ['cuda'];
+  return [...(process.env.MAMBATUNE_TEST_WITHOUT_NATIVE === '1' ? [] : (['native'] as const)), 'wasm', 'cpu'];
 }
 
 /** The backend of tests that need only one. */
