@@ -2,10 +2,15 @@
 /** LoRA adapters: config, attachment, peft files, merging. */
 export type { ParameterCounts } from './inject.ts';
 export { getPeftModel, PeftModel } from './inject.ts';
+export type { LogitComparison } from './logit_comparison.ts';
 export type { InitLoraWeights, LoraConfigFields } from './lora_config.ts';
 export { LoraConfig } from './lora_config.ts';
-export type { MergeResult } from './merge.ts';
+export type { MergeOptions, MergeResult } from './merge.ts';
 export { mergeAndSave } from './merge.ts';
+export type { MergeAdapterOptions, MergeReceipt, Probe } from './merge_adapter.ts';
+export { mergeAdapter, RECEIPT_FILE } from './merge_adapter.ts';
 export { type AdapterNorm, adapterNorms } from './norms.ts';
 export { readAdapterConfig } from './peft_files.ts';
 export { targetedModules } from './targets.ts';
+export type { TiedPolicy } from './tied_policy.ts';
+export { TIED_POLICIES } from './tied_policy.ts';

@@ -49,7 +49,7 @@ export class PeftModel {
    * @throws UserError when the folder cannot be written
    */
   async savePretrained(folder: string): Promise<void> {
-    await writeAdapter(folder, this.config, this.tensors());
+    await writeAdapter(folder, this.config, this.tensors(), this.model.source.fingerprint);
   }
 
   /** The adapter's tensors under peft's names. */

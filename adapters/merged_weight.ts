@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The weight that a module with an adapter computes with: the one place that knows what merging an adapter means. */
-import type { Tensor } from '@tensorflow/tfjs-core';
+import type { Tensor, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
-import type { Module } from '../src/model/modules.ts';
+import type { RowRange } from '../src/checkpoint/tensor_source.ts';
+import type { EmbeddingModule, LoraWeights, Module } from '../src/model/modules.ts';
 
 /**
  * W + scaling B A; for an embedding W + scaling (B A)^T. Answers to get_delta_weight and merge of peft's lora layers.
@@ -15,4 +16,24 @@ export function mergedWeight(module: Module): Tensor {
     const product = module.kind === 'embedding' ? tf.matMul(lora.A, lora.B, true, true) : tf.matMul(lora.B, lora.A);
     return tf.add(weight, tf.mul(lora.scaling, product));
   });
+}
+
+/**
+ * {@link mergedWeight} of some rows of an embedding.
+ * @param values the rows' base values
+ */
+export function mergedRows(
+  module: EmbeddingModule,
+  lora: LoraWeights,
+  values: Float32Array,
+  rows: RowRange,
+): Float32Array {
+  const merged = tf.tidy(() => {
+    const weight = tf.tensor(values, [rows.count, ...module.weight.shape.slice(1)]);
+    const A = tf.slice(lora.A, [0, rows.start], [-1, rows.count]);
+    return mergedWeight({ ...module, weight: weight as Variable, lora: { ...lora, A: A as Variable } });
+  });
+  const result = merged.dataSync<'float32'>();
+  merged.dispose();
+  return result;
 }

@@ -2,7 +2,6 @@
 /** Adapter folders in peft's format: adapter_config.json, adapter_model.safetensors, README.md. */
 import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Variable } from '@tensorflow/tfjs-core';
 import { openSafetensors } from '../src/checkpoint/safetensors.ts';
 import { writeSafetensors } from '../src/checkpoint/safetensors_writer.ts';
 import type { TensorSource } from '../src/checkpoint/tensor_source.ts';
@@ -20,6 +19,14 @@ export interface AdapterTarget {
 
 const CONFIG_FILE = 'adapter_config.json';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
+/** Key of the weights' metadata. */
+const FINGERPRINT = 'base_model_fingerprint';
+
+/** A tensor of an adapter, in float32. */
+export interface AdapterTensor {
+  readonly shape: number[];
+  dataSync(): ArrayLike<number>;
+}
 
 /**
  * Reads an adapter for a model.
@@ -28,7 +35,7 @@ const WEIGHTS_FILE = 'adapter_model.safetensors';
 export function readAdapter(
   folder: string,
   model: AdapterTarget,
-): { config: LoraConfig; tensors: Map<string, Float32Array> } {
+): { config: LoraConfig; tensors: Map<string, Float32Array>; fingerprint: string | null } {
   const config = readAdapterConfig(folder);
   const source = openSafetensors(join(folder, WEIGHTS_FILE));
   try {
@@ -44,7 +51,7 @@ export function readAdapter(
         );
       tensors.set(key, data);
     }
-    return { config, tensors };
+    return { config, tensors, fingerprint: source.metadata[FINGERPRINT] ?? null };
   } finally {
     source.close();
   }
@@ -104,11 +111,15 @@ function isBaseCopy(key: string, source: TensorSource, model: AdapterTarget): bo
   return stored.every((value, i) => value === own[i]);
 }
 
-/** Writes a whole adapter folder, or nothing. */
+/**
+ * Writes a whole adapter folder, or nothing.
+ * @param fingerprint of the base model, kept in the weights' metadata
+ */
 export async function writeAdapter(
   folder: string,
   config: LoraConfig,
-  tensors: ReadonlyMap<string, Variable>,
+  tensors: ReadonlyMap<string, AdapterTensor>,
+  fingerprint: string | null,
 ): Promise<void> {
   await replaceFolderAtomic(folder, (temporary) => {
     writeFileSync(join(temporary, CONFIG_FILE), `${JSON.stringify(config.toJSON(), null, 2)}\n`);
@@ -118,9 +129,9 @@ export async function writeAdapter(
         name,
         shape: variable.shape,
         dtype: 'F32' as const,
-        data: () => variable.dataSync<'float32'>(),
+        data: () => variable.dataSync() as Float32Array,
       })),
-      { format: 'pt' },
+      { format: 'pt', ...(fingerprint !== null && { [FINGERPRINT]: fingerprint }) },
     );
     writeFileSync(join(temporary, 'README.md'), modelCard(config));
   });

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Reading and writing files so that nothing is ever left half-written, with errors a person can act on. */
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import {
   closeSync,
+  createReadStream,
   existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   renameSync,
   rmSync,
   writeSync,
@@ -145,6 +147,35 @@ export async function replaceFolderAtomic(
     throw fileError(error, folder, 'write');
   }
   removeQuietly(replaced);
+}
+
+/** Files of models and adapters: what says which weights they are. */
+const HASHED_FILES = /^(config|adapter_config|tokenizer)\.json$|\.(safetensors|bin)$/;
+/** The Hub's cache stores large files under their own hash. */
+const BLOB_NAME = /^[0-9a-f]{64}$/;
+
+/**
+ * SHA-256 of the weights, configs and tokenizer in a folder, by their names.
+ * @throws UserError when one cannot be read
+ */
+export async function hashFolder(folder: string): Promise<Record<string, string>> {
+  const hashes: Record<string, string> = {};
+  for (const name of readdirSync(folder).sort()) {
+    if (HASHED_FILES.test(name)) hashes[name] = await hashFile(join(folder, name));
+  }
+  return hashes;
+}
+
+async function hashFile(path: string): Promise<string> {
+  const blob = basename(realpathSync(path));
+  if (BLOB_NAME.test(blob)) return blob;
+  const hash = createHash('sha256');
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
+  } catch (error) {
+    throw fileError(error, path, 'read');
+  }
+  return hash.digest('hex');
 }
 
 function temporaryName(path: string): string {

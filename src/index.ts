@@ -4,12 +4,19 @@
 export {
   getPeftModel,
   type InitLoraWeights,
+  type LogitComparison,
   LoraConfig,
   type LoraConfigFields,
+  type MergeAdapterOptions,
+  type MergeOptions,
+  type MergeReceipt,
   type MergeResult,
+  mergeAdapter,
   mergeAndSave,
   type ParameterCounts,
   PeftModel,
+  type Probe,
+  type TiedPolicy,
 } from '../adapters/index.ts';
 export {
   type Dataset,
@@ -44,5 +51,6 @@ export {
 export { type ForwardInputs, type ForwardResult, MambaForCausalLM } from './model/causal_lm.ts';
 export { MambaConfig, type MambaConfigFields } from './model/config.ts';
 export { type LoadOptions, MambaModel, type ModelInputs, type ModelResult } from './model/mamba_model.ts';
+export { openStreamedModel, type StreamedModel } from './model/streamed_model.ts';
 export type { ChatMessage, ChatTemplateOptions } from './tokenizer/chat_template.ts';
 export { AutoTokenizer, type Tokenizer, type TokenizerOutput } from './tokenizer/tokenizer.ts';

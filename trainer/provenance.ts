@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a run was made of: versions, machine, and hashes of what went in. */
 import { createHash } from 'node:crypto';
-import { createReadStream, readdirSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, totalmem } from 'node:os';
-import { basename, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Example, TokenizeReport } from '../datasets/index.ts';
-import { fileError } from '../src/files.ts';
+import { hashFolder } from '../src/files.ts';
 import type { ModelSource } from '../src/model/mamba_model.ts';
 
 /** The beginning of run.json. */
@@ -33,10 +31,6 @@ export interface DataFacts {
   sha256: string;
 }
 
-const HASHED_FILES = /^(config|adapter_config|tokenizer)\.json$|\.(safetensors|bin)$/;
-/** The Hub's cache stores large files under their own hash. */
-const BLOB_NAME = /^[0-9a-f]{64}$/;
-
 /** Collects the facts; reads each hashed file once. */
 export async function collectFacts(
   model: ModelSource,
@@ -55,7 +49,7 @@ export async function collectFacts(
       threads: availableParallelism(),
       memory_bytes: totalmem(),
     },
-    model: { name: model.name, revision: model.revision, sha256: await hashFolder(model.folder) },
+    model: { name: model.name, revision: model.revision, sha256: await hashesOf(model.folder) },
     init_from: initFrom === null ? null : { folder: initFrom, sha256: await hashFolder(initFrom) },
     data,
   };
@@ -76,23 +70,6 @@ export function dataFacts(examples: readonly Example[], report: TokenizeReport):
   };
 }
 
-async function hashFolder(folder: string | null): Promise<Record<string, string>> {
-  const hashes: Record<string, string> = {};
-  if (folder === null) return hashes;
-  for (const name of readdirSync(folder).sort()) {
-    if (HASHED_FILES.test(name)) hashes[name] = await hashFile(join(folder, name));
-  }
-  return hashes;
-}
-
-async function hashFile(path: string): Promise<string> {
-  const blob = basename(realpathSync(path));
-  if (BLOB_NAME.test(blob)) return blob;
-  const hash = createHash('sha256');
-  try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
-  } catch (error) {
-    throw fileError(error, path, 'read');
-  }
-  return hash.digest('hex');
+async function hashesOf(folder: string | null): Promise<Record<string, string>> {
+  return folder === null ? {} : hashFolder(folder);
 }

@@ -151,7 +151,7 @@ function shardedSource(
     path: folder,
     entries,
     metadata: [...shards.values()][0]?.metadata ?? {},
-    readFloat32: (name) => home(name).readFloat32(name),
+    readFloat32: (name, rows) => home(name).readFloat32(name, rows),
     readInt32: (name) => home(name).readInt32(name),
     close,
   };
@@ -195,7 +195,7 @@ function renameTensor(source: TensorSource, from: string, to: string): TensorSou
     path: source.path,
     entries,
     metadata: source.metadata,
-    readFloat32: (name) => source.readFloat32(restore(name)),
+    readFloat32: (name, rows) => source.readFloat32(restore(name), rows),
     readInt32: (name) => source.readInt32(restore(name)),
     close: () => source.close(),
   };

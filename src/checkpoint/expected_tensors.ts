@@ -3,7 +3,7 @@
 import { UserError } from '../errors.ts';
 import type { MambaConfig } from '../model/config.ts';
 import { isFloatDtype } from './dtypes.ts';
-import type { TensorSource } from './tensor_source.ts';
+import { rowChunks, type TensorSource } from './tensor_source.ts';
 
 const EMBEDDING = 'backbone.embeddings.weight';
 const HEAD = 'lm_head.weight';
@@ -70,12 +70,19 @@ export function checkTensors(config: MambaConfig, source: TensorSource): void {
 function checkTiedHead(config: MambaConfig, source: TensorSource): void {
   const head = source.entries.get(HEAD);
   if (!config.tieWordEmbeddings || !head || head.aliasOf === EMBEDDING) return;
-  const embedding = source.readFloat32(EMBEDDING);
-  const values = source.readFloat32(HEAD);
-  const differs = (value: number, index: number) => !Object.is(value, embedding[index]);
-  if (values.length !== embedding.length || values.some(differs)) {
+  if (!isSameTensor(source, HEAD, EMBEDDING)) {
     throw new UserError(
       `${source.path}: config.json ties the head to the embedding (tie_word_embeddings), but ${HEAD} differs from ${EMBEDDING}. Set "tie_word_embeddings": false in config.json if the head is its own.`,
     );
   }
+}
+
+function isSameTensor(source: TensorSource, one: string, other: string): boolean {
+  const [rows = 0, ...rest] = source.entries.get(one)?.shape ?? [];
+  if (String(source.entries.get(other)?.shape) !== String([rows, ...rest])) return false;
+  for (const range of rowChunks([rows, ...rest])) {
+    const expected = source.readFloat32(other, range);
+    if (source.readFloat32(one, range).some((value, index) => !Object.is(value, expected[index]))) return false;
+  }
+  return true;
 }

@@ -4,7 +4,7 @@ import { UserError } from '../errors.ts';
 import { findJsonFault, isJsonObject } from '../json.ts';
 import { DTYPE_BYTES, decodeFloat32, decodeInt32 } from './dtypes.ts';
 import { openRandomAccessFile, type RandomAccessFile } from './random_access_file.ts';
-import type { Dtype, TensorEntry, TensorSource } from './tensor_source.ts';
+import { byteRange, type Dtype, type RowRange, type TensorEntry, type TensorSource } from './tensor_source.ts';
 
 /** Longest header the format allows, bytes. */
 const MAX_HEADER_BYTES = 100_000_000;
@@ -37,18 +37,19 @@ export function openSafetensors(path: string): TensorSource {
     file.close();
     throw error;
   }
-  const readBytes = (name: string): { tensor: StoredTensor; bytes: ArrayBuffer; where: string } => {
+  const readBytes = (name: string, rows?: RowRange): { tensor: StoredTensor; bytes: ArrayBuffer; where: string } => {
     const tensor = header.tensors.get(name);
     if (!tensor) throw new UserError(`${path}: there is no tensor ${name} in this file.`);
     const where = `${path}: tensor ${name}`;
-    return { tensor, bytes: file.read(tensor.begin, tensor.byteLength, `tensor ${name}`).buffer, where };
+    const [offset, length] = byteRange(tensor, rows);
+    return { tensor, bytes: file.read(tensor.begin + offset, length, `tensor ${name}`).buffer, where };
   };
   return {
     path,
     entries: header.tensors,
     metadata: header.metadata,
-    readFloat32(name) {
-      const { tensor, bytes, where } = readBytes(name);
+    readFloat32(name, rows) {
+      const { tensor, bytes, where } = readBytes(name, rows);
       return decodeFloat32(bytes, tensor.dtype, where);
     },
     readInt32(name) {

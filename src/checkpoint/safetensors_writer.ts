@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Writer of safetensors files: atomic, one tensor in memory at a time, byte for byte as the reference library writes. */
+/** Writer of safetensors files: atomic, one tensor (or a part of it) in memory at a time, byte for byte as the reference library writes. */
 import { writeFileAtomic, writeFully } from '../files.ts';
 import { DTYPE_BYTES, float32ToBfloat16, float32ToFloat16 } from './dtypes.ts';
 
 /** Dtypes this project writes. */
 export type WritableDtype = 'F32' | 'BF16' | 'F16' | 'I32';
 
+export type TensorValues = Float32Array | Int32Array;
+
 /** A tensor whose values are asked for only when it is its turn to be written. */
 export interface TensorToWrite {
   readonly name: string;
   readonly shape: readonly number[];
   readonly dtype: WritableDtype;
-  /** Row-major: Int32Array for I32, Float32Array otherwise. */
-  readonly data: () => Float32Array | Int32Array;
+  /** Row-major: Int32Array for I32, Float32Array otherwise; whole, or in parts that follow each other. */
+  readonly data: () => TensorValues | Iterable<TensorValues>;
 }
 
 /** The reference library sorts wider types first, so that every tensor is aligned; then by name. */
@@ -45,7 +47,7 @@ export function writeSafetensors(
   }
   writeFileAtomic(path, (descriptor) => {
     writeFully(descriptor, encodeHeader(header));
-    for (const tensor of sorted) writeFully(descriptor, encodeTensor(tensor));
+    for (const tensor of sorted) for (const bytes of encodeTensor(tensor)) writeFully(descriptor, bytes);
   });
   return offset;
 }
@@ -66,20 +68,27 @@ function encodeHeader(items: readonly [string, unknown][]): Uint8Array {
   return bytes;
 }
 
-function encodeTensor(tensor: TensorToWrite): Uint8Array {
-  const values = tensor.data();
-  const wantsIntegers = tensor.dtype === 'I32';
-  if (values instanceof Int32Array !== wantsIntegers) {
-    throw new RangeError(`${tensor.name}: ${tensor.dtype} wants ${wantsIntegers ? 'an Int32Array' : 'a Float32Array'}`);
+function* encodeTensor(tensor: TensorToWrite): Generator<Uint8Array> {
+  const { name, dtype, shape } = tensor;
+  const elements = shape.reduce((product, size) => product * size, 1);
+  const wantsIntegers = dtype === 'I32';
+  const data = tensor.data();
+  let count = 0;
+  for (const values of isTensorValues(data) ? [data] : data) {
+    if (values instanceof Int32Array !== wantsIntegers) {
+      throw new RangeError(`${name}: ${dtype} wants ${wantsIntegers ? 'an Int32Array' : 'a Float32Array'}`);
+    }
+    const encoded = values instanceof Int32Array ? values : encodeFloats(values, dtype);
+    yield new Uint8Array(encoded.buffer, encoded.byteOffset, encoded.byteLength);
+    count += values.length;
   }
-  const elements = tensor.shape.reduce((product, size) => product * size, 1);
-  if (values.length !== elements) {
-    throw new RangeError(
-      `${tensor.name}: ${values.length} values for shape [${tensor.shape}], which takes ${elements}`,
-    );
+  if (count !== elements) {
+    throw new RangeError(`${name}: ${count} values for shape [${shape}], which takes ${elements}`);
   }
-  const encoded = values instanceof Int32Array ? values : encodeFloats(values, tensor.dtype);
-  return new Uint8Array(encoded.buffer, encoded.byteOffset, encoded.byteLength);
+}
+
+function isTensorValues(data: TensorValues | Iterable<TensorValues>): data is TensorValues {
+  return data instanceof Float32Array || data instanceof Int32Array;
 }
 
 function encodeFloats(values: Float32Array, dtype: WritableDtype): Float32Array | Uint16Array {

@@ -5,11 +5,11 @@ import { basename, join } from 'node:path';
 import { UserError } from '../errors.ts';
 import { replaceFolderAtomic } from '../files.ts';
 import type { MambaConfig } from '../model/config.ts';
-import { type TensorToWrite, tensorBytes, writeSafetensors } from './safetensors_writer.ts';
+import { type TensorToWrite, tensorBytes, type WritableDtype, writeSafetensors } from './safetensors_writer.ts';
 
 export interface SaveCheckpointOptions {
-  /** Stored type of every tensor, 'F32'. */
-  dtype?: 'F32' | 'BF16' | 'F16';
+  /** Stored type of every tensor; by default each tensor's own, or 'F32'. */
+  dtype?: FloatDtype;
   /** Bytes of values a safetensors file may hold before the next shard begins, 5e9 (one tensor may exceed it). */
   maxShardSize?: number;
   /** Files to copy beside the weights (the tokenizer's). */
@@ -20,7 +20,21 @@ export interface SaveCheckpointOptions {
   overwrite?: boolean;
 }
 
-const DTYPE_NAMES = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' } as const;
+/** A tensor to save: Hugging Face's name, float32 values that are asked for once, whole or in parts, when it is written. */
+export interface CheckpointTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Stored type where the options give none. */
+  readonly dtype?: FloatDtype;
+  readonly data: () => Float32Array | Iterable<Float32Array>;
+}
+
+/** Types that weights can be stored in. */
+export const FLOAT_DTYPES = ['F32', 'BF16', 'F16'] as const satisfies readonly WritableDtype[];
+export type FloatDtype = (typeof FLOAT_DTYPES)[number];
+
+/** As config.json names them. */
+export const DTYPE_NAMES = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' } as const;
 const FORMAT_METADATA = { format: 'pt' } as const;
 
 const FLOAT_KEYS = [
@@ -36,23 +50,19 @@ const FLOAT_KEYS = [
  * Writes a whole model folder, or nothing.
  *
  * @param folder made when missing; must be empty or absent unless `overwrite`
- * @param tensors Hugging Face's names, float32 values, each asked for once when it is written
  * @throws UserError when the folder is not empty or cannot be written
  */
 export async function saveCheckpoint(
   folder: string,
   config: MambaConfig,
-  tensors: Iterable<{ name: string; shape: readonly number[]; data: () => Float32Array }>,
+  tensors: Iterable<CheckpointTensor>,
   options: SaveCheckpointOptions = {},
 ): Promise<void> {
-  const { dtype = 'F32', maxShardSize = 5e9, extraFiles = [], overwrite = false } = options;
-  if (!overwrite && existsSync(folder) && readdirSync(folder).length > 0) {
-    throw new UserError(`${folder} is not empty; choose another folder, or say that it may be replaced.`);
-  }
-  const shards = divide(
-    Array.from(tensors, (tensor) => ({ ...tensor, dtype })),
-    maxShardSize,
-  );
+  const { maxShardSize = 5e9, extraFiles = [], overwrite = false } = options;
+  if (!overwrite) refuseFilledFolder(folder);
+  const typed = Array.from(tensors, (tensor) => ({ ...tensor, dtype: options.dtype ?? tensor.dtype ?? 'F32' }));
+  const shards = divide(typed, maxShardSize);
+  const dtype = commonDtype(typed);
   await replaceFolderAtomic(folder, (temporary) => {
     const { torch_dtype: _, ...configJson } = config.toJSON();
     // A switch of the initialisation alone. transformers (5.18) obeys it again when it loads, and divides the stored out_proj.
@@ -62,6 +72,20 @@ export async function saveCheckpoint(
     writeShards(temporary, shards);
     for (const path of extraFiles) copyFileSync(path, join(temporary, basename(path)));
   });
+}
+
+/** @throws UserError when the folder exists and holds something */
+export function refuseFilledFolder(folder: string): void {
+  if (existsSync(folder) && readdirSync(folder).length > 0) {
+    throw new UserError(`${folder} is not empty; choose another folder, or say that it may be replaced.`);
+  }
+}
+
+/** The dtype of most values: what config.json says of all. */
+function commonDtype(tensors: readonly { shape: readonly number[]; dtype: FloatDtype }[]): FloatDtype {
+  const counts: Record<FloatDtype, number> = { F32: 0, BF16: 0, F16: 0 };
+  for (const { shape, dtype } of tensors) counts[dtype] += shape.reduce((product, size) => product * size, 1);
+  return FLOAT_DTYPES.reduce((best, dtype) => (counts[dtype] > counts[best] ? dtype : best));
 }
 
 function defaultGenerationConfig(config: MambaConfig): Record<string, unknown> {

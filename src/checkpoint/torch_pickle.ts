@@ -5,7 +5,7 @@ import { UserError } from '../errors.ts';
 import { DTYPE_BYTES, decodeFloat32, decodeInt32 } from './dtypes.ts';
 import { PickleGlobal, PickleObject, type PickleValue, readPickle } from './pickle.ts';
 import { openRandomAccessFile, type RandomAccessFile } from './random_access_file.ts';
-import type { Dtype, TensorEntry, TensorSource } from './tensor_source.ts';
+import type { Dtype, RowRange, TensorEntry, TensorSource } from './tensor_source.ts';
 import { readZipEntries, type ZipEntry, zipEntryStart } from './zip.ts';
 
 const MAX_PICKLE_BYTES = 256 << 20;
@@ -87,18 +87,18 @@ function openArchive(file: RandomAccessFile): TensorSource {
   const tensors = readStateDict(path, readPickleBytes(file, pickleEntry), root, archive);
   const entries = listEntries(tensors);
 
-  const readBytes = (name: string): { dtype: Dtype; bytes: ArrayBuffer; where: string } => {
+  const readBytes = (name: string, rows?: RowRange): { dtype: Dtype; bytes: ArrayBuffer; where: string } => {
     const tensor = tensors.get(name);
     if (!tensor) throw new UserError(`${path}: there is no tensor ${name} in this file.`);
     const where = `${path}: tensor ${name}`;
-    return { dtype: tensor.storage.dtype, bytes: readTensor(file, tensor, name), where };
+    return { dtype: tensor.storage.dtype, bytes: readTensor(file, rowsOf(tensor, rows), name), where };
   };
   return {
     path,
     entries,
     metadata: {},
-    readFloat32(name) {
-      const { bytes, dtype, where } = readBytes(name);
+    readFloat32(name, rows) {
+      const { bytes, dtype, where } = readBytes(name, rows);
       return decodeFloat32(bytes, dtype, where);
     },
     readInt32(name) {
@@ -240,6 +240,16 @@ function listEntries(tensors: ReadonlyMap<string, StridedTensor>): Map<string, T
     entries.set(name, { name, dtype: storage.dtype, shape, byteLength, aliasOf });
   }
   return entries;
+}
+
+function rowsOf(tensor: StridedTensor, rows: RowRange | undefined): StridedTensor {
+  if (!rows) return tensor;
+  const { storage, offset, shape, strides } = tensor;
+  const [total = 0, ...rest] = shape;
+  if (rows.start < 0 || rows.count < 0 || rows.start + rows.count > total) {
+    throw new RangeError(`the tensor has ${total} rows; asked for ${rows.count} from ${rows.start}`);
+  }
+  return new StridedTensor(storage, offset + rows.start * (strides[0] ?? 0), [rows.count, ...rest], strides);
 }
 
 /** The tensor's elements in row-major order. */

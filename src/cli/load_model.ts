@@ -33,27 +33,41 @@ export interface LoadedModel {
  */
 export async function loadModel(choice: ModelChoice, onMessage: (line: string) => void): Promise<LoadedModel> {
   const { adapter, backend, revision, matmulPrecision } = choice;
-  const name = choice.model ?? baseOf(adapter);
-  const model = await loadBase();
+  const name = baseNameOf(choice);
+  const model = await explainNamedBase(choice, name, () =>
+    MambaForCausalLM.fromPretrained(name, { backend, revision, matmulPrecision, onMessage }),
+  );
   try {
     return { name, model, peftModel: adapter === undefined ? null : PeftModel.fromPretrained(model, adapter) };
   } catch (error) {
     model.dispose();
     throw error;
   }
+}
 
-  async function loadBase(): Promise<MambaForCausalLM> {
-    try {
-      return await MambaForCausalLM.fromPretrained(name, { backend, revision, matmulPrecision, onMessage });
-    } catch (error) {
-      if (choice.model !== undefined || !(error instanceof UserError)) throw error;
-      const message = `the adapter ${adapter} names ${name} as its base model: ${error.message} Another place of it can be given with --model.`;
-      throw new UserError(message, { exitCode: error.exitCode, cause: error });
-    }
+/**
+ * Loads a base model, and says in an error that its name came from the adapter when it did.
+ */
+export async function explainNamedBase<T>(
+  { model, adapter }: Pick<ModelChoice, 'model' | 'adapter'>,
+  name: string,
+  load: () => T | Promise<T>,
+): Promise<T> {
+  try {
+    return await load();
+  } catch (error) {
+    if (model !== undefined || !(error instanceof UserError)) throw error;
+    const message = `the adapter ${adapter} names ${name} as its base model: ${error.message} Another place of it can be given with --model.`;
+    throw new UserError(message, { exitCode: error.exitCode, cause: error });
   }
 }
 
-function baseOf(adapter: string | undefined): string {
+/**
+ * The base model as the user or the adapter calls it.
+ * @throws ConfigError when neither says
+ */
+export function baseNameOf({ model, adapter }: Pick<ModelChoice, 'model' | 'adapter'>): string {
+  if (model !== undefined) return model;
   if (adapter === undefined) {
     throw new ConfigError(
       'found neither --model nor --adapter; give --model, a folder or Hub id such as models/mamba-5m or state-spaces/mamba-130m-hf.',

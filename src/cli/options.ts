@@ -20,11 +20,23 @@ export const revisionOption = () =>
 export const WEIGHT_DTYPES = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' } as const;
 
 export const dtypeOption = () =>
-  new Option('--dtype <name>', 'type of the written weights').choices(Object.keys(WEIGHT_DTYPES)).default('float32');
+  new Option('--dtype <name>', "type of the written weights (default: the base model's)").choices(
+    Object.keys(WEIGHT_DTYPES),
+  );
 
 /** Gathers the values of a repeated option. */
 export function collect(value: string, previous: readonly string[] = []): string[] {
   return [...previous, value];
+}
+
+const SIZE_UNITS: Readonly<Record<string, number>> = { B: 1, KB: 1e3, MB: 1e6, GB: 1e9 };
+
+/** Reads a size such as 5GB or 200MB, in bytes. */
+export function byteSize(text: string): number {
+  const [, amount, unit] = /^(\d+(?:\.\d+)?)(B|KB|MB|GB)$/i.exec(text) ?? [];
+  const bytes = Math.floor(Number(amount) * (SIZE_UNITS[unit?.toUpperCase() ?? ''] ?? Number.NaN));
+  if (!(bytes >= 1)) throw new InvalidArgumentError('Expected a size such as 5GB or 200MB.');
+  return bytes;
 }
 
 /** Reads a whole number of at least `lowest`. */

@@ -53,47 +53,54 @@ export interface BackboneResult {
 
 /** Assembles the layers over their parameters. */
 export function buildBackbone(config: MambaConfig, parameters: Parameters): Backbone {
-  const variable = (name: string): Variable => {
-    const found = parameters.get(name);
-    if (!found) throw new Error(`the model has no parameter ${name}`);
-    return found;
+  return {
+    embeddings: {
+      kind: 'embedding',
+      name: 'backbone.embeddings',
+      index: 0,
+      weight: parameterOf(parameters, 'backbone.embeddings.weight'),
+      lora: null,
+    },
+    layers: Array.from({ length: config.numHiddenLayers }, (_, i) => buildLayer(config, parameters, i)),
+    normF: parameterOf(parameters, 'backbone.norm_f.weight'),
+    eps: config.layerNormEpsilon,
   };
-  let index = 0;
-  const linear = (name: string): LinearModule => ({
-    kind: 'linear',
-    name,
-    index: index++,
-    weight: variable(`${name}.weight`),
-    bias: parameters.get(`${name}.bias`) ?? null,
-    lora: null,
-  });
-  const embeddings: EmbeddingModule = {
-    kind: 'embedding',
-    name: 'backbone.embeddings',
-    index: index++,
-    weight: variable('backbone.embeddings.weight'),
-    lora: null,
+}
+
+/** The layer at position `i`, over its parameters. */
+export function buildLayer(config: MambaConfig, parameters: Parameters, i: number): MambaLayer {
+  const mixer = `backbone.layers.${i}.mixer`;
+  const linears = ['in_proj', 'x_proj', 'dt_proj', 'out_proj'].map(
+    (name, position, names): LinearModule => ({
+      kind: 'linear',
+      name: `${mixer}.${name}`,
+      index: 1 + i * names.length + position,
+      weight: parameterOf(parameters, `${mixer}.${name}.weight`),
+      bias: parameters.get(`${mixer}.${name}.bias`) ?? null,
+      lora: null,
+    }),
+  );
+  const [inProj, xProj, dtProj, outProj] = linears as [LinearModule, LinearModule, LinearModule, LinearModule];
+  return {
+    norm: parameterOf(parameters, `backbone.layers.${i}.norm.weight`),
+    eps: config.layerNormEpsilon,
+    inProj,
+    convWeight: parameterOf(parameters, `${mixer}.conv1d.weight`),
+    convBias: parameters.get(`${mixer}.conv1d.bias`) ?? null,
+    xProj,
+    dtProj,
+    aLog: parameterOf(parameters, `${mixer}.A_log`),
+    frozenA: null,
+    d: parameterOf(parameters, `${mixer}.D`),
+    outProj,
+    linears,
   };
-  const layers = Array.from({ length: config.numHiddenLayers }, (_, i): MambaLayer => {
-    const mixer = `backbone.layers.${i}.mixer`;
-    const linears = ['in_proj', 'x_proj', 'dt_proj', 'out_proj'].map((name) => linear(`${mixer}.${name}`));
-    const [inProj, xProj, dtProj, outProj] = linears as [LinearModule, LinearModule, LinearModule, LinearModule];
-    return {
-      norm: variable(`backbone.layers.${i}.norm.weight`),
-      eps: config.layerNormEpsilon,
-      inProj,
-      convWeight: variable(`${mixer}.conv1d.weight`),
-      convBias: parameters.get(`${mixer}.conv1d.bias`) ?? null,
-      xProj,
-      dtProj,
-      aLog: variable(`${mixer}.A_log`),
-      frozenA: null,
-      d: variable(`${mixer}.D`),
-      outProj,
-      linears,
-    };
-  });
-  return { embeddings, layers, normF: variable('backbone.norm_f.weight'), eps: config.layerNormEpsilon };
+}
+
+function parameterOf(parameters: Parameters, name: string): Variable {
+  const found = parameters.get(name);
+  if (!found) throw new Error(`the model has no parameter ${name}`);
+  return found;
 }
 
 /** Every module that an adapter can attach to, by name, in the model's order. */

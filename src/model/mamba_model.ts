@@ -7,6 +7,8 @@ import { setMatmulPrecision } from '../backends/precision.ts';
 import type { BackendChoice } from '../backends/select.ts';
 import { selectBackend } from '../backends/select.ts';
 import { openCheckpoint } from '../checkpoint/checkpoint.ts';
+import { expectedTensors } from '../checkpoint/expected_tensors.ts';
+import { fingerprint } from '../checkpoint/fingerprint.ts';
 import type { HubOptions } from '../hub.ts';
 import { resolveModelFolder } from '../hub.ts';
 import type { Backbone, BackboneInputs, BackboneResult, MambaCache } from './backbone.ts';
@@ -55,6 +57,8 @@ export interface ModelSource {
   /** What the user called it: the path or Hub id. */
   name: string | null;
   revision: string | null;
+  /** Of the weights ({@link fingerprint}); null for a model made from a config. */
+  fingerprint: string | null;
 }
 
 export class MambaModel {
@@ -159,7 +163,7 @@ export class MambaModel {
 }
 
 /** Where a model came from that was made, not loaded. */
-const NO_SOURCE: ModelSource = { folder: null, name: null, revision: null };
+const NO_SOURCE: ModelSource = { folder: null, name: null, revision: null, fingerprint: null };
 
 /** Loads a checkpoint, with or without the head's own matrix. */
 export async function loadModel(pathOrRepo: string, options: LoadOptions, withHead: boolean): Promise<MambaModel> {
@@ -171,7 +175,12 @@ export async function loadModel(pathOrRepo: string, options: LoadOptions, withHe
   const { config, source, generationConfig } = openCheckpoint(folder);
   try {
     const parameters = loadParameters(config, source, withHead ? [] : [HEAD]);
-    const origin = { folder, name: pathOrRepo, revision: hub.revision ?? null };
+    const origin = {
+      folder,
+      name: pathOrRepo,
+      revision: hub.revision ?? null,
+      fingerprint: fingerprint(expectedTensors(config), source),
+    };
     return new MambaModel(config, parameters, origin, generationConfig);
   } finally {
     source.close();

@@ -3,13 +3,14 @@
 import type { Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { checkTensors, expectedTensors } from '../checkpoint/expected_tensors.ts';
-import type { TensorSource } from '../checkpoint/tensor_source.ts';
+import type { RowRange, TensorSource } from '../checkpoint/tensor_source.ts';
 import { UserError } from '../errors.ts';
 import type { MambaConfig } from './config.ts';
 import { initialTensors } from './init.ts';
 
 export type Parameters = Map<string, Variable>;
 
+export const EMBEDDING = 'backbone.embeddings.weight';
 /** The head's own matrix; absent when it is tied to the embeddings. */
 export const HEAD = 'lm_head.weight';
 
@@ -20,13 +21,22 @@ export const HEAD = 'lm_head.weight';
  */
 export function loadParameters(config: MambaConfig, source: TensorSource, without: readonly string[] = []): Parameters {
   checkTensors(config, source);
+  return readParameters(config, source, (name) => !without.includes(name));
+}
+
+/**
+ * Reads those parameters of a checked checkpoint that `isWanted`.
+ * @throws UserError naming one that holds NaN or infinity
+ */
+export function readParameters(
+  config: MambaConfig,
+  source: TensorSource,
+  isWanted: (name: string) => boolean,
+): Parameters {
   const parameters: Parameters = new Map();
   try {
     for (const [name, shape] of expectedTensors(config)) {
-      if (without.includes(name)) continue;
-      const data = source.readFloat32(name);
-      checkFinite(data, name, source.path);
-      parameters.set(name, frozenVariable(data, shape));
+      if (isWanted(name)) parameters.set(name, frozenVariable(readFinite(source, name), shape));
     }
     return parameters;
   } catch (error) {
@@ -50,8 +60,16 @@ function frozenVariable(data: Float32Array, shape: number[]): Variable {
   return tf.tidy(() => tf.variable(tf.tensor(data, shape), false));
 }
 
-function checkFinite(data: Float32Array, name: string, path: string): void {
+/**
+ * Values of a tensor, or of some of its rows.
+ * @throws UserError when one is NaN or infinite
+ */
+export function readFinite(source: TensorSource, name: string, rows?: RowRange): Float32Array {
+  const data = source.readFloat32(name, rows);
   const bad = data.findIndex((value) => !Number.isFinite(value));
-  if (bad >= 0)
-    throw new UserError(`${path}: tensor ${name} holds ${data[bad]} at element ${bad}; the checkpoint is damaged.`);
+  if (bad < 0) return data;
+  const where = rows ? `${bad} from row ${rows.start}` : bad;
+  throw new UserError(
+    `${source.path}: tensor ${name} holds ${data[bad]} at element ${where}; the checkpoint is damaged.`,
+  );
 }

@@ -178,12 +178,14 @@ describe('peft folders', () => {
     if (!written || !golden) throw new Error('unreachable');
     expect([...written.entries.keys()].sort()).toEqual([...golden.entries.keys()].sort());
     for (const [name, entry] of golden.entries) {
-      expect(written.entries.get(name)).toEqual(entry);
+      const { dtype, shape, byteLength } = entry;
+      expect(written.entries.get(name)).toMatchObject({ name, dtype, shape, byteLength });
       expect(
         Buffer.compare(Buffer.from(written.readFloat32(name).buffer), Buffer.from(golden.readFloat32(name).buffer)),
         name,
       ).toBe(0);
     }
+    expect(written.metadata).toEqual({ format: 'pt', base_model_fingerprint: model.source.fingerprint });
     written.close();
     golden.close();
     const config = JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8')) as Record<string, unknown>;

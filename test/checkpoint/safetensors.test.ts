@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { type WritableDtype, writeSafetensors } from '../../src/checkpoint/safetensors_writer.ts';
+import { rowChunks } from '../../src/checkpoint/tensor_source.ts';
 import { UserError } from '../../src/errors.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
 
@@ -69,6 +70,54 @@ test('reads every dtype it says it reads', () => {
   expect(() => source.readInt32('f')).toThrow('tensor f is stored as F32; expected an integer tensor (I32 or I64).');
   expect(() => source.readFloat32('nope')).toThrow('there is no tensor nope in this file.');
   source.close();
+});
+
+test('reads some rows of a tensor', () => {
+  const path = join(temporaryFolder(), 'rows.safetensors');
+  const data = Float32Array.from({ length: 12 }, (_, i) => i);
+  writeSafetensors(path, [
+    { name: 'a', shape: [4, 3], dtype: 'F32', data: () => data },
+    { name: 'b', shape: [4, 1, 3], dtype: 'BF16', data: () => data },
+  ]);
+  const source = openSafetensors(path);
+  for (const name of ['a', 'b']) {
+    expect([...source.readFloat32(name, { start: 1, count: 2 })]).toEqual([3, 4, 5, 6, 7, 8]);
+    expect([...source.readFloat32(name, { start: 3, count: 1 })]).toEqual([9, 10, 11]);
+    expect(source.readFloat32(name, { start: 4, count: 0 })).toHaveLength(0);
+    expect(() => source.readFloat32(name, { start: 3, count: 2 })).toThrow(
+      new RangeError(`${name} has 4 rows; asked for 2 from 3`),
+    );
+  }
+  source.close();
+});
+
+test('divides a tensor into runs of rows of 32 MiB in float32', () => {
+  expect([...rowChunks([5, 3])]).toEqual([{ start: 0, count: 5 }]);
+  expect([...rowChunks([10, 4 << 20])]).toEqual([
+    { start: 0, count: 2 },
+    { start: 2, count: 2 },
+    { start: 4, count: 2 },
+    { start: 6, count: 2 },
+    { start: 8, count: 2 },
+  ]);
+  expect([...rowChunks([2, 1 << 24])]).toEqual([
+    { start: 0, count: 1 },
+    { start: 1, count: 1 },
+  ]);
+});
+
+test('values given in parts make the same file', () => {
+  const whole = Float32Array.from({ length: 12 }, (_, i) => i / 7);
+  const parts = () => [whole.subarray(0, 5), whole.subarray(5, 5), whole.subarray(5)];
+  const write = (name: string, data: () => Float32Array | Float32Array[]) => {
+    const path = join(temporaryFolder(), name);
+    writeSafetensors(path, [{ name: 'x', shape: [4, 3], dtype: 'F16', data }]);
+    return readFileSync(path);
+  };
+  expect(write('parts', parts).equals(write('whole', () => whole))).toBe(true);
+  expect(() => write('short', () => parts().slice(1))).toThrow(
+    new RangeError('x: 7 values for shape [4,3], which takes 12'),
+  );
 });
 
 test.each([2147483648n, -2147483649n])('an I64 of %s does not fit', (value) => {

@@ -56,6 +56,11 @@ test('views of one storage: transposed, shifted, expanded axes of size 1, empty'
   expect(read('odd')).toEqual([0, 1, 2, 3, 4, 5]);
   expect(read('empty')).toEqual([]);
   expect(read('scalar')).toEqual([5]);
+  const rows = (name: string, start: number, count: number) => [...source.readFloat32(name, { start, count })];
+  expect(rows('whole', 1, 1)).toEqual([3, 4, 5]);
+  expect(rows('transposed', 1, 2)).toEqual([1, 4, 2, 5]);
+  expect(rows('odd', 0, 1)).toEqual([0, 1, 2]);
+  expect(() => rows('whole', 1, 2)).toThrow(new RangeError('the tensor has 2 rows; asked for 2 from 1'));
   expect(source.entries.get('same')?.aliasOf).toBe('whole');
   expect(source.entries.get('transposed')?.aliasOf).toBeUndefined();
   source.close();

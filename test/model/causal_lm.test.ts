@@ -240,7 +240,12 @@ onBackend(testedBackends()[0] ?? 'cpu', () => {
         expect(loaded.config.toJSON()).toMatchObject({ ...saved.config.toJSON(), architectures: ['MambaForCausalLM'] });
         expect([...loaded.parameters.keys()]).toEqual([...saved.parameters.keys()]);
         expect(loaded.parameters.has('lm_head.weight')).toBe(!tieWordEmbeddings);
-        expect(loaded.source).toEqual({ folder, name: folder, revision: null });
+        expect(loaded.source).toEqual({
+          folder,
+          name: folder,
+          revision: null,
+          fingerprint: expect.stringMatching(/^[0-9a-f]{64}$/),
+        });
         saved.dispose();
         loaded.dispose();
       },

@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
+PEFT_CHECK = peft.tuners.tuners_utils._check_lora_target_modules_mamba
 # peft refuses out_proj on Mamba because the fused kernels of transformers bypass it; here they are not used.
 peft.tuners.tuners_utils._check_lora_target_modules_mamba = lambda *args, **kwargs: None
 
@@ -45,6 +46,23 @@ def adapter_logits(model, adapter, input_ids):
     config = loaded.peft_config["default"]
     parameters = sum(p.numel() for name, p in loaded.named_parameters() if "lora_" in name)
     return {"logits": logits_of(loaded.eval(), input_ids), "r": config.r, "parameters": parameters}
+
+
+def merged_by_peft(model, adapter, input_ids):
+    """Logits of base and adapter, and after peft has merged them."""
+    loaded = PeftModel.from_pretrained(load(model), adapter).eval()
+    before = logits_of(loaded, input_ids)
+    return {"before": before, "after": logits_of(loaded.merge_and_unload(), input_ids)}
+
+
+def checked_adapter_logits(model, adapter, input_ids):
+    """As adapter_logits, by peft as it comes: with its refusals."""
+    patched = peft.tuners.tuners_utils._check_lora_target_modules_mamba
+    peft.tuners.tuners_utils._check_lora_target_modules_mamba = PEFT_CHECK
+    try:
+        return adapter_logits(model, adapter, input_ids)
+    finally:
+        peft.tuners.tuners_utils._check_lora_target_modules_mamba = patched
 
 
 def tensors(path):
@@ -131,7 +149,19 @@ def event_files(folder):
     }
 
 
-COMMANDS = {f.__name__: f for f in (model_logits, adapter_logits, tensors, init_distances, encode, event_files)}
+COMMANDS = {
+    f.__name__: f
+    for f in (
+        model_logits,
+        adapter_logits,
+        merged_by_peft,
+        checked_adapter_logits,
+        tensors,
+        init_distances,
+        encode,
+        event_files,
+    )
+}
 
 for line in sys.stdin:
     request = json.loads(line)
