@@ -20,6 +20,8 @@ export interface RunFacts {
   /** The adapter that training started from; null for fresh weights. */
   init_from: { folder: string; sha256: Record<string, string> } | null;
   data: { train: DataFacts; eval: DataFacts | null };
+  /** Folder of metrics.jsonl, where it is not the run's own. */
+  logging_dir?: string;
 }
 
 export interface DataFacts {

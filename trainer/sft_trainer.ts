@@ -77,7 +77,7 @@ export class SFTTrainer {
         shuffle: args.shuffle,
         padTokenId: padTokenId(tokenizer),
         ...(args.loggingDir !== null && { loggingDir: args.loggingDir }),
-        facts,
+        facts: { ...facts, ...(args.loggingDir !== null && { logging_dir: args.loggingDir }) },
       },
       { onMessage: this.onMessage, progress: this.progress },
     );

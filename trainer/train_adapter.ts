@@ -8,6 +8,7 @@ import { messageOf } from '../src/errors.ts';
 import { writeFileAtomic } from '../src/files.ts';
 import { formatBytes, formatCount, formatDuration } from '../src/logging/format.ts';
 import type { Progress } from '../src/logging/progress.ts';
+import { writeReport } from '../src/logging/report/page.ts';
 import { pruneCheckpoints, saveTrainingCheckpoint } from './checkpoints.ts';
 import { type Coverage, coverageMessage, createCoverage, writeCoverage } from './coverage.ts';
 import { evaluate } from './evaluate.ts';
@@ -249,9 +250,11 @@ function recordEnd(run: Run, result: TrainingResult, interrupted: boolean): void
   const { losses, gradNorms: _, outputDir: __, adapterFolder: ___, backend: ____, ...figures } = result;
   writeRunRecord(job.settings.output_dir, job.facts, status, { result: { loss: losses.at(-1), ...figures } });
   const unchecked = coverageMessage(coverage.rows(), result.steps);
-  if (unchecked === undefined) return;
-  writeCoverage(join(job.settings.output_dir, 'coverage.json'), coverage.rows());
-  run.say(unchecked);
+  if (unchecked !== undefined) {
+    writeCoverage(join(job.settings.output_dir, 'coverage.json'), coverage.rows());
+    run.say(unchecked);
+  }
+  writeRunReport(job.settings.output_dir);
 }
 
 /** Leaves what is known in the run folder, as far as that is possible: the error that led here is the one to report. */
@@ -261,6 +264,7 @@ function recordFailure({ job, coverage, recorder }: Run, error: unknown): void {
     () => recorder.close('failed'),
     () => writeCoverage(join(folder, 'coverage.json'), coverage.rows()),
     () => writeRunRecord(folder, job.facts, 'failed', { error: messageOf(error) }),
+    () => writeRunReport(folder),
   ];
   for (const attempt of attempts) {
     try {
@@ -269,6 +273,11 @@ function recordFailure({ job, coverage, recorder }: Run, error: unknown): void {
       // A full or vanished disk; reported by `error` if it is the cause.
     }
   }
+}
+
+/** The page about the run, in its folder. */
+function writeRunReport(folder: string): void {
+  writeReport([folder], join(folder, 'report.html'));
 }
 
 function summarize(run: Run, end: TrainingProgress, seconds: number): TrainingResult {

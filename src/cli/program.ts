@@ -9,6 +9,7 @@ import { evalCommand } from './commands/eval.ts';
 import { generateCommand } from './commands/generate.ts';
 import { mergeCommand } from './commands/merge.ts';
 import { quickstartCommand } from './commands/quickstart.ts';
+import { reportCommand } from './commands/report.ts';
 import { trainCommand } from './commands/train.ts';
 import { type CliContext, type CliIo, createContext, writeJson } from './context.ts';
 import { jsonOption } from './options.ts';
@@ -55,7 +56,15 @@ function createProgram(context: CliContext, write: (text: string) => void): Comm
         '  $ mambatune generate --adapter runs/quickstart/adapter --prompt "politician, n."\n\n' +
         'Exit codes: 0 done, 1 failed, 2 bad usage or config, 130 interrupted.',
     );
-  for (const command of [quickstartCommand, trainCommand, evalCommand, generateCommand, mergeCommand, doctorCommand]) {
+  for (const command of [
+    quickstartCommand,
+    trainCommand,
+    evalCommand,
+    generateCommand,
+    mergeCommand,
+    reportCommand,
+    doctorCommand,
+  ]) {
     program.addCommand(command(context).addOption(jsonOption()).copyInheritedSettings(program));
   }
   return program.helpCommand(false);

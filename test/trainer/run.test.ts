@@ -39,6 +39,7 @@ describe('a run', () => {
       'config.yaml',
       'coverage.json',
       'metrics.jsonl',
+      'report.html',
       'run.json',
       'tensorboard',
     ]);
@@ -51,6 +52,7 @@ describe('a run', () => {
       result.losses.slice(0, 5).reduce((a, b) => a + b),
     );
 
+    expect(readFileSync(join(outputDir, 'report.html'), 'utf8')).toContain('<span class="status finished">');
     const metrics = readMetrics(outputDir);
     expect(metrics.map(({ step, ...line }) => [step, 'eval_loss' in line])).toEqual([
       [3, false],
@@ -253,6 +255,7 @@ describe('a run that fails', () => {
       'config.yaml',
       'coverage.json',
       'metrics.jsonl',
+      'report.html',
       'run.json',
       'tensorboard',
     ]);
@@ -280,6 +283,7 @@ describe('the run folder', () => {
       'coverage.json',
       'metrics.jsonl',
       'notes.txt',
+      'report.html',
       'run.json',
       'tensorboard',
     ]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** SFTTrainer and TrainingArguments: the same run as the command's, and refusals by name. */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { getPeftModel, LoraConfig, PeftModel } from '../../adapters/index.ts';
@@ -58,6 +58,7 @@ describe('SFTTrainer', () => {
     expect(after.loss).toBe(result.evalLosses.at(-1)?.loss);
     expect(after.loss).not.toBe(before.loss);
     expect(readMetrics(loggingDir)).toHaveLength(6);
+    expect(readFileSync(join(outputDir, 'report.html'), 'utf8')).toContain('<figcaption><b>Loss</b>');
     expect(existsSync(join(outputDir, 'metrics.jsonl'))).toBe(false);
     expect(existsSync(join(outputDir, 'adapter', 'adapter_model.safetensors'))).toBe(true);
     expect(readRecord(outputDir).status).toBe('finished');
