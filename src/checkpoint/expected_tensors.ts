@@ -40,9 +40,16 @@ export function expectedTensors(config: MambaConfig): Map<string, number[]> {
  * Checks that a checkpoint is the model that its configuration describes. A tied model may hold lm_head.weight when it
  * equals the embedding.
  *
- * @throws UserError, one for all, listing every tensor that is missing, not expected, of another shape or no float
+ * @throws UserError, one for all, listing every tensor that is missing, not expected, of another shape or no float; or that there
+ *   are more layers than tensors
  */
 export function checkTensors(config: MambaConfig, source: TensorSource): void {
+  const { numHiddenLayers } = config;
+  if (numHiddenLayers > source.entries.size) {
+    throw new UserError(
+      `${source.path} does not hold the model its config.json describes: found ${source.entries.size} tensors, which cannot be those of ${numHiddenLayers} layers (num_hidden_layers).`,
+    );
+  }
   const expected = expectedTensors(config);
   const faults: string[] = [];
   for (const [name, shape] of expected) {

@@ -7,6 +7,7 @@ import { readJsonFile } from '../files.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { evalCommand } from './commands/eval.ts';
 import { generateCommand } from './commands/generate.ts';
+import { initCommand } from './commands/init.ts';
 import { mergeCommand } from './commands/merge.ts';
 import { quickstartCommand } from './commands/quickstart.ts';
 import { reportCommand } from './commands/report.ts';
@@ -63,6 +64,7 @@ function createProgram(context: CliContext, write: (text: string) => void): Comm
     generateCommand,
     mergeCommand,
     reportCommand,
+    initCommand,
     doctorCommand,
   ]) {
     program.addCommand(command(context).addOption(jsonOption()).copyInheritedSettings(program));

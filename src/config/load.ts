@@ -51,6 +51,14 @@ export function loadEvalConfig(path: string, overrides: readonly string[] = []):
   return load(path, overrides, 'eval', (input) => evalConfigSchema.safeParse(input));
 }
 
+/**
+ * Checks the text of a config to train with, as {@link loadConfig} does.
+ * @param path what messages call it
+ */
+export function checkConfigText(path: string, source: string): void {
+  check(path, source, [], 'train', (input) => runConfigSchema.safeParse(input));
+}
+
 /** The YAML of a resolved config: loading it gives the same config. */
 export function formatConfig(config: RunConfig | EvalConfig): string {
   return stringify(config);
@@ -66,7 +74,16 @@ function load<Config>(
   purpose: 'train' | 'eval',
   validate: (input: unknown) => Parsed<Config>,
 ): LoadedConfig<Config> {
-  const source = readConfigText(path);
+  return check(path, readConfigText(path), overrides, purpose, validate);
+}
+
+function check<Config>(
+  path: string,
+  source: string,
+  overrides: readonly string[],
+  purpose: 'train' | 'eval',
+  validate: (input: unknown) => Parsed<Config>,
+): LoadedConfig<Config> {
   const lines = new LineCounter();
   const { document, values } = parseYaml(path, source, lines);
   const overridden = applyOverrides(values, overrides);

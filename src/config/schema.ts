@@ -219,8 +219,10 @@ export interface JsonSchema {
   description?: string;
   type?: string;
   const?: unknown;
+  default?: unknown;
   enum?: unknown[];
   anyOf?: JsonSchema[];
+  oneOf?: JsonSchema[];
   items?: JsonSchema;
   properties?: Record<string, JsonSchema>;
   minimum?: number;

@@ -125,6 +125,16 @@ test('every tensor that differs is in one error', () => {
   source.close();
 });
 
+test('more layers than the file could hold, before they are counted out', () => {
+  const folder = modelCopy();
+  const { config, source } = openCheckpoint(folder);
+  const many = Object.assign(config, { numHiddenLayers: 4_000_000_000 });
+  expect(() => checkTensors(many, source)).toThrow(
+    /model.safetensors does not hold the model its config.json describes: found \d+ tensors, which cannot be those of 4000000000 layers/,
+  );
+  source.close();
+});
+
 test('an integer tensor where a float is expected', () => {
   const folder = temporaryFolder();
   const config = new MambaConfig({ hiddenSize: 16, numHiddenLayers: 1, vocabSize: 5 });

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { type JsonError, runCli, runJson } from './run_cli.ts';
 
-const COMMANDS = ['quickstart', 'train', 'eval', 'generate', 'merge', 'report', 'doctor'];
+const COMMANDS = ['quickstart', 'train', 'eval', 'generate', 'merge', 'report', 'init', 'doctor'];
 const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
 
 describe('help', () => {

@@ -2,7 +2,13 @@
 /** The progress line on a terminal and elsewhere, and colours. */
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { createLogger, stylerFor } from '../../src/logging/logger.ts';
-import { createProgress, formatProgress, type ProgressState } from '../../src/logging/progress.ts';
+import {
+  createProgress,
+  formatProgress,
+  type ProgressState,
+  progressLine,
+  sparkline,
+} from '../../src/logging/progress.ts';
 
 const state: ProgressState = {
   step: 120,
@@ -24,7 +30,7 @@ afterEach(() => vi.unstubAllEnvs());
 
 describe('progress', () => {
   it('says step, epoch, loss, rate, speed and time', () => {
-    expect(formatProgress(state)).toBe(LINE);
+    expect(formatProgress(state, 51)).toBe(LINE);
   });
 
   it('writes plain lines, on log only, where there is no terminal', () => {
@@ -34,7 +40,21 @@ describe('progress', () => {
     progress.log(state);
     progress.message('saved');
     progress.finish();
-    expect(stream.written).toEqual([`${LINE}\n`, 'saved\n']);
+    expect(stream.written).toEqual([`${LINE.replace('51s', '1:42:00')}\n`, 'saved\n']);
+  });
+
+  it('tells the time left by the pace since it was first seen, so that of a resumed run too', () => {
+    const stream = fakeStream(false);
+    const progress = createProgress(stream);
+    for (const [step, elapsedSeconds] of [
+      [601, 2],
+      [611, 22],
+    ] as const) {
+      progress.step({ ...state, step, elapsedSeconds });
+      progress.log({ ...state, step, elapsedSeconds });
+    }
+    expect(stream.written[0]).toContain('2.0s (58s left)');
+    expect(stream.written[1]).toContain('22s (38s left)');
   });
 
   it('redraws one line on a terminal and puts messages above it', () => {
@@ -42,11 +62,12 @@ describe('progress', () => {
     vi.stubEnv('TERM', 'xterm');
     const stream = fakeStream(true);
     const progress = createProgress(stream);
-    progress.step(state);
+    progress.step({ ...state, step: 1, elapsedSeconds: 0.1 });
     progress.log(state);
     progress.message('saved');
     progress.finish();
-    const drawn = `\r\x1b[K${'━'.repeat(4)}${'─'.repeat(16)}  ${LINE}`;
+    const bar = '─'.repeat(36);
+    const drawn = `\r\x1b[K${bar}    0 %  step   1/630  epoch 0.57  loss 3.9268  ▁             lr 0.00162  12,345 tokens/s  0.1s  1:03 left`;
     expect(stream.written).toEqual([drawn, '\r\x1b[K', 'saved\n', drawn, drawn, '\n']);
   });
 
@@ -57,14 +78,33 @@ describe('progress', () => {
     const progress = createProgress(stream);
     for (let step = 1; step <= 630; step++) progress.step({ ...state, step });
     expect(stream.written.length).toBeLessThan(100);
-    expect(stream.written.at(-1)).toContain('step 630/630');
+    expect(stream.written.at(-1)).toContain('100 %  step 630/630');
+    expect(stream.written.at(-1)).toMatch(/ done$/);
+  });
+});
+
+describe('the line of a terminal', () => {
+  const losses = Array.from({ length: 120 }, (_, i) => 5 - Math.log(1 + i) / 4);
+  const line = (width: number) => progressLine(state, 51, losses, width, (_, text) => text);
+
+  it('has a bar with half cells, a curve of the losses, and everything else where there is room', () => {
+    expect(line(160)).toBe(
+      '━━━━━━━─────────────────────────────   19 %  step 120/630  epoch 0.57  loss 3.9268  █▅▄▄▃▃▂▂▂▁▁▁  lr 0.00162  12,345 tokens/s  12s  51s left',
+    );
   });
 
-  it('never wraps on a narrow terminal', () => {
-    vi.stubEnv('TERM', 'xterm');
-    const stream = fakeStream(true, 40);
-    createProgress(stream).step(state);
-    expect(stream.written).toEqual([`\r\x1b[K${LINE.slice(0, 39)}`]);
+  it('drops what matters less as the terminal narrows, and never wraps', () => {
+    for (let width = 1; width <= 200; width++) expect(line(width).length, `width ${width}`).toBeLessThanOrEqual(width);
+    expect(line(80)).toBe('━━━╸───────────────   19 %  step 120/630  loss 3.9268  12,345 tokens/s  51s left');
+    expect(line(50)).toBe('━━╸──────────  step 120/630  loss 3.9268  51s left');
+    expect(line(25)).toBe('step 120/630  loss 3.9268');
+    expect(line(8)).toBe('step 120');
+  });
+
+  it('draws a curve as wide as the losses go', () => {
+    expect(sparkline([1, 2, 3])).toBe('▁▅█         ');
+    expect(sparkline([2, 2])).toBe('▁▁          ');
+    expect(sparkline(Array.from({ length: 24 }, (_, i) => i))).toBe('▁▂▂▃▄▄▅▅▆▇▇█');
   });
 });
 
