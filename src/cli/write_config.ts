@@ -121,7 +121,7 @@ function configText(path: string, { model, train, evaluation, outputDir, epochs 
     },
     logging: { tensorboard: true },
   };
-  const head = `# Trains with: mambatune train ${path}\n# Paths are relative to the folder that is run from.\n\n`;
+  const head = `# Trains with: mambatune train ${path}\n# Paths are relative to the folder that is run from. configs/reference.yaml of mambatune explains every key.\n\n`;
   return head + commentedConfig(configJsonSchema(), values, { all: false });
 }
 

@@ -7,7 +7,9 @@ import { runCommand } from '../run_command.ts';
 export function initCommand(context: CliContext): Command {
   return new Command('init')
     .summary('writes a config to begin with')
-    .description('Asks for model, data and run folder, and writes a config that says what each key means.')
+    .description(
+      'Asks for model, data and run folder, and writes a config that says what each key means. configs/reference.yaml has every key.',
+    )
     .argument('[file]', 'YAML file to write; must not exist', 'mambatune.yaml')
     .option('--yes', 'ask nothing: the model and the data of the quickstart')
     .addHelpText('after', '\nExample:\n  $ mambatune init my_run.yaml\n  $ mambatune train my_run.yaml')

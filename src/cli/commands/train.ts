@@ -9,7 +9,7 @@ export function trainCommand(context: CliContext): Command {
   return new Command('train')
     .summary('trains an adapter as a config file says')
     .description('Trains a LoRA adapter as a config file says.')
-    .argument('<config>', 'YAML file; configs/quickstart.yaml is one with every key explained')
+    .argument('<config>', 'YAML file; configs/reference.yaml has every key, explained')
     .addOption(setOption())
     .addHelpText(
       'after',
