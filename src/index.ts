@@ -48,6 +48,8 @@ export {
   type SamplingOptions,
   stream,
 } from './generation/index.ts';
+export { writeReport } from './logging/report/page.ts';
+export { createEventWriter, type EventWriter, type EventWriterOptions } from './logging/tensorboard/event_writer.ts';
 export { type ForwardInputs, type ForwardResult, MambaForCausalLM } from './model/causal_lm.ts';
 export { MambaConfig, type MambaConfigFields } from './model/config.ts';
 export { type LoadOptions, MambaModel, type ModelInputs, type ModelResult } from './model/mamba_model.ts';
