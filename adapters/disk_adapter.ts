@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** An adapter read for a model whose parts are loaded one by one. */
 import * as tf from '@tensorflow/tfjs-core';
-import type { AttachAdapter, StreamedModel } from '../src/model/streamed_model.ts';
+import { EMBEDDING, HEAD, readFinite } from '../src/model/parameters.ts';
+import { type AttachAdapter, replaceTensors, type StreamedModel } from '../src/model/streamed_model.ts';
 import { loraOf } from './inject.ts';
 import type { LoraConfig } from './lora_config.ts';
 import { readAdapter } from './peft_files.ts';
+import { principalInitOf, residualWeight, weightPart } from './principal_factors.ts';
+import { savedParameters } from './saved_parameters.ts';
 import { targetedModules } from './targets.ts';
 
 export interface DiskAdapter {
@@ -15,11 +18,13 @@ export interface DiskAdapter {
   /** Names of the modules that it adapts, in the model's order. */
   readonly targets: readonly string[];
   /** Values by peft's names. */
-  readonly tensors: ReadonlyMap<string, Float32Array>;
+  readonly tensors: ReadonlyMap<string, Float32Array<ArrayBuffer>>;
   /** Attaches to those modules that it adapts. */
   readonly attach: AttachAdapter;
   /** As `attach`, for some of its targets only. */
   attachOnly(targets: readonly string[]): AttachAdapter;
+  /** The base with the tensors that the adapter brings along whole, and without what its first values took out. */
+  readonly base: StreamedModel;
 }
 
 /** @throws UserError when files are missing or damaged, or when the adapter does not fit: one error with every mismatch */
@@ -30,9 +35,43 @@ export function openDiskAdapter(folder: string, model: StreamedModel): DiskAdapt
     (names: readonly string[]): AttachAdapter =>
     (modules) => {
       for (const module of modules.filter(({ name }) => names.includes(name))) {
-        const value = (key: string, shape: [number, number]) => tf.tensor(tensors.get(key) as Float32Array, shape);
+        const value = (key: string, shape: number[]) => tf.tensor(tensors.get(key) as Float32Array, shape);
         module.lora = loraOf(module, config, false, value);
       }
     };
-  return { folder, config, fingerprint, targets, tensors, attach: attachOnly(targets), attachOnly };
+  return {
+    folder,
+    config,
+    fingerprint,
+    targets,
+    tensors,
+    attach: attachOnly(targets),
+    attachOnly,
+    base: adaptedBase(model, config, tensors),
+  };
+}
+
+function adaptedBase(
+  model: StreamedModel,
+  config: LoraConfig,
+  tensors: ReadonlyMap<string, Float32Array<ArrayBuffer>>,
+): StreamedModel {
+  const values = new Map<string, () => Float32Array<ArrayBuffer>>();
+  for (const { name, key } of savedParameters(model, config)) {
+    values.set(name, () => tensors.get(key) as Float32Array<ArrayBuffer>);
+  }
+  for (const module of targetedModules(model, config)) {
+    const name = `${module.name}.weight`;
+    const init = principalInitOf(module, config);
+    if (init) values.set(name, () => residualWeight(weightPart(module, config, init, readFinite(model.tensors, name))));
+  }
+  const { tieWordEmbeddings } = model.config;
+  if (values.has(EMBEDDING) && tieWordEmbeddings && !values.has(HEAD)) {
+    values.set(HEAD, () => readFinite(model.tensors, EMBEDDING));
+  }
+  return replaceTensors(
+    model,
+    values.has(HEAD) ? model.config.with({ tieWordEmbeddings: false }) : model.config,
+    values,
+  );
 }

@@ -9,6 +9,7 @@ export type { MergeOptions, MergeResult } from './merge.ts';
 export { mergeAndSave } from './merge.ts';
 export type { MergeAdapterOptions, MergeReceipt, Probe } from './merge_adapter.ts';
 export { mergeAdapter, RECEIPT_FILE } from './merge_adapter.ts';
+export { deltaWeight, mergedBias, mergedWeight } from './merged_weight.ts';
 export { type AdapterNorm, adapterNorms } from './norms.ts';
 export { readAdapterConfig } from './peft_files.ts';
 export { targetedModules } from './targets.ts';

@@ -4,12 +4,12 @@ import type { Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { ConfigError } from '../src/errors.ts';
 import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
-import type { LoraWeights, Module } from '../src/model/modules.ts';
-import { adapterTensors } from '../src/model/modules.ts';
-import { createRandom, randomStreams } from '../src/random.ts';
+import { adapterKeys, adapterTensors, type LoraWeights, type Module } from '../src/model/modules.ts';
+import { checkInitialization, createDraw, initializeFromWeights, removePrincipalParts } from './initialize.ts';
 import type { LoraConfig } from './lora_config.ts';
 import { readAdapter, writeAdapter } from './peft_files.ts';
-import { adapterShapes, targetedModules } from './targets.ts';
+import { type SavedParameter, savedParameters } from './saved_parameters.ts';
+import { adapterShapes, checkNamesChoose, type ModuleShape, targetedModules } from './targets.ts';
 
 export interface ParameterCounts {
   trainable: number;
@@ -38,9 +38,9 @@ export class PeftModel {
    */
   static fromPretrained(model: MambaForCausalLM, folder: string, options: { trainable?: boolean } = {}): PeftModel {
     const { config, tensors } = readAdapter(folder, model);
-    attach(model, config, options.trainable ?? false, (key, shape) =>
-      tf.tensor(tensors.get(key) as Float32Array, shape),
-    );
+    const read = (key: string, shape: number[]) => tf.tensor(tensors.get(key) as Float32Array, shape);
+    attach(model, config, options.trainable ?? false, read, ({ key, shape }) => read(key, shape));
+    removePrincipalParts(model, config);
     return new PeftModel(model, config);
   }
 
@@ -54,15 +54,23 @@ export class PeftModel {
 
   /** The adapter's tensors under peft's names. */
   tensors(): Map<string, Variable> {
-    return new Map([...this.model.modules.values()].flatMap(adapterTensors));
+    const saved = savedParameters(this.model, this.config).map(({ name, key }): [string, Variable] => [
+      key,
+      this.model.parameters.get(name) as Variable,
+    ]);
+    return new Map([...this.loraTensors(), ...saved]);
   }
 
   /** What trains, out of all parameters with the adapter's. */
   counts(): ParameterCounts {
     const sum = (variables: Iterable<Variable>) => [...variables].reduce((total, variable) => total + variable.size, 0);
     const trainable = sum(this.model.trainableParameters().values());
-    const all = sum(this.model.parameters.values()) + sum(this.tensors().values());
+    const all = sum(this.model.parameters.values()) + sum(new Map(this.loraTensors()).values());
     return { trainable, all, percent: (100 * trainable) / all };
+  }
+
+  private loraTensors(): [string, Variable][] {
+    return [...this.model.modules.values()].flatMap(adapterTensors);
   }
 }
 
@@ -74,45 +82,78 @@ export class PeftModel {
  */
 export function getPeftModel(model: MambaForCausalLM, config: LoraConfig, options: { seed?: number } = {}): PeftModel {
   const named = config.with({ baseModelNameOrPath: config.baseModelNameOrPath ?? model.source.name });
-  let substream = 0;
-  attach(model, named, true, (key, shape) => {
-    const random = createRandom({ seed: options.seed ?? 0, stream: randomStreams.init, substream: substream++ });
-    const draw = initialValue(key, shape, named, random);
-    return tf.tensor(Float32Array.from({ length: tf.util.sizeFromShape(shape) }, draw), shape);
-  });
+  checkNamesChoose(model, config);
+  const targets = targetedModules(model, config);
+  checkBiases(targets, config);
+  checkInitialization(targets, config);
+  const seed = options.seed ?? 0;
+  const baseValue = ({ name }: SavedParameter) => copyOf(model.backbone.baseParameter(name) as Variable);
+  attach(model, named, true, createDraw(named, seed), baseValue);
+  initializeFromWeights(model, named, seed);
   return new PeftModel(model, named);
 }
 
-function attach(model: MambaForCausalLM, config: LoraConfig, trainable: boolean, value: AdapterValue): void {
+/** Values of its own: an optimizer writes in place, and a clone would share the base parameter's memory. */
+function copyOf(variable: Variable): tf.Tensor {
+  return tf.tensor(variable.dataSync<'float32'>().slice(), variable.shape);
+}
+
+function attach(
+  model: MambaForCausalLM,
+  config: LoraConfig,
+  trainable: boolean,
+  value: AdapterValue,
+  savedValue: (saved: SavedParameter) => tf.Tensor,
+): void {
   const targets = targetedModules(model, config);
+  const conv = trainable && config.loraDropout > 0 && targets.find(({ kind }) => kind === 'conv1d');
+  if (conv)
+    throw new ConfigError(
+      `lora_dropout: the input of a convolution cannot be dropped; set it to 0, or take ${conv.name} out of target_modules.`,
+    );
+  const saved = savedParameters(model, config);
   if ([...model.modules.values()].some((module) => module.lora)) {
     throw new ConfigError('the model has an adapter already; load the base model again to attach another.');
   }
   for (const module of targets) module.lora = loraOf(module, config, trainable, value);
+  for (const parameter of saved) {
+    const variable = tf.tidy(() => tf.variable(savedValue(parameter), trainable));
+    model.backbone.replaceParameter(parameter.name, variable);
+  }
+}
+
+function checkBiases(targets: readonly Module[], config: LoraConfig): void {
+  const embedding = targets.find(({ kind }) => kind === 'embedding');
+  if (config.loraBias && embedding)
+    throw new ConfigError(
+      `lora_bias: an adapter of the embeddings has no bias (nor has peft's); take ${embedding.name} out of target_modules.`,
+    );
+  const hasBias = targets.some((module) => module.kind !== 'embedding' && module.bias);
+  if (config.bias === 'lora_only' && !hasBias)
+    throw new ConfigError(
+      "bias: lora_only would train nothing, because none of the adapted modules has a bias; of Mamba's, dt_proj and conv1d have one.",
+    );
 }
 
 /** Gives the first values of an adapter's tensor, by its name in peft's files. */
-export type AdapterValue = (key: string, shape: [number, number]) => tf.Tensor;
+export type AdapterValue = (key: string, shape: number[]) => tf.Tensor;
 
 /** A module's part of an adapter. */
-export function loraOf(module: Module, config: LoraConfig, trainable: boolean, value: AdapterValue): LoraWeights {
-  const [A, B] = adapterShapes(module, config.r).map(([key, shape]) =>
-    tf.tidy(() => tf.variable(value(key, shape), trainable)),
+export function loraOf(module: ModuleShape, config: LoraConfig, trainable: boolean, value: AdapterValue): LoraWeights {
+  const tensors = new Map(
+    adapterShapes(module, config).map(([key, shape]) => [
+      key,
+      tf.tidy(() => tf.variable(value(key, shape), trainable)),
+    ]),
   );
-  return { A: A as Variable, B: B as Variable, scaling: config.scaling, dropout: config.loraDropout };
-}
-
-/** peft's reset_lora_parameters. */
-function initialValue(
-  key: string,
-  shape: [number, number],
-  config: LoraConfig,
-  random: ReturnType<typeof createRandom>,
-): () => number {
-  const { initLoraWeights, r } = config;
-  const uniform = () => (2 * random.uniform() - 1) / Math.sqrt(shape[1]);
-  if (key.endsWith('.lora_embedding_A')) return initLoraWeights === false ? () => random.normal() : () => 0;
-  if (key.endsWith('.lora_embedding_B')) return () => random.normal();
-  if (key.endsWith('.lora_B.weight')) return initLoraWeights === false ? uniform : () => 0;
-  return initLoraWeights === 'gaussian' ? () => random.normal() / r : uniform;
+  const keys = adapterKeys(module);
+  const magnitude = tensors.get(keys.magnitude);
+  return {
+    A: tensors.get(keys.A) as Variable,
+    B: tensors.get(keys.B) as Variable,
+    bias: tensors.get(keys.bias) ?? null,
+    magnitude: magnitude ? { value: magnitude, squares: null, norm: null } : null,
+    scaling: config.scalingOf(module.name),
+    dropout: config.loraDropout,
+  };
 }

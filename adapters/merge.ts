@@ -8,7 +8,7 @@ import type { MambaConfig } from '../src/model/config.ts';
 import type { Module } from '../src/model/modules.ts';
 import { HEAD } from '../src/model/parameters.ts';
 import type { PeftModel } from './inject.ts';
-import { mergedWeight } from './merged_weight.ts';
+import { checkBiasCanMerge, mergedBias, mergedWeight } from './merged_weight.ts';
 import type { TiedPolicy } from './tied_policy.ts';
 
 export interface MergeOptions extends SaveCheckpointOptions {
@@ -36,7 +36,7 @@ export interface HeadPlan {
 const EMBEDDINGS = 'backbone.embeddings';
 
 /**
- * Writes the model with the adapter folded in, W + scaling B A, as a Hugging Face folder. The model in memory stays as it is.
+ * Writes the model with the adapter folded in ({@link mergedWeight}) as a Hugging Face folder. The model in memory stays as it is.
  *
  * @throws UserError when the folder is not empty or cannot be written
  * @throws ConfigError when the head is tied to adapted embeddings and the policy is `refuse`
@@ -48,7 +48,10 @@ export async function mergeAndSave(
 ): Promise<MergeResult> {
   const { model } = peftModel;
   const adapted = [...model.modules.values()].filter((module) => module.lora).map((module) => module.name);
-  const { config, untie } = planHead(model.config, adapted, tiedEmbeddings);
+  for (const name of adapted) checkBiasCanMerge(model.modules.get(name) as Module, peftModel.config.loraBias);
+  const hasOwnHead = model.config.tieWordEmbeddings && model.parameters.has(HEAD);
+  const base = hasOwnHead ? model.config.with({ tieWordEmbeddings: false }) : model.config;
+  const { config, untie } = planHead(base, adapted, tiedEmbeddings);
   const tensors: CheckpointTensor[] = Array.from(model.parameters, ([name, variable]) => ({
     name,
     shape: variable.shape,
@@ -62,7 +65,7 @@ export async function mergeAndSave(
     ...(model.generationConfig && { generationConfig: model.generationConfig }),
     ...options,
   });
-  return { merged: adapted, untied: untie };
+  return { merged: adapted, untied: untie || hasOwnHead };
 }
 
 /** @throws ConfigError when the head is tied to adapted embeddings and the policy is `refuse` */
@@ -79,9 +82,9 @@ export function planHead(config: MambaConfig, adapted: readonly string[], policy
 
 /** A parameter's values with its module's adapter folded in. */
 export function mergedValues(name: string, parameter: tf.Variable, modules: ReadonlyMap<string, Module>): Float32Array {
-  const module = modules.get(name.replace(/\.weight$/, ''));
-  if (!module?.lora) return parameter.dataSync<'float32'>();
-  const merged = mergedWeight(module);
+  const module = modules.get(name.replace(/\.(?:weight|bias)$/, ''));
+  const merged = module?.lora && (name.endsWith('.weight') ? mergedWeight(module) : mergedBias(module));
+  if (!merged) return parameter.dataSync<'float32'>();
   const values = merged.dataSync<'float32'>();
   merged.dispose();
   return values;

@@ -5,20 +5,19 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import * as tf from '@tensorflow/tfjs-core';
 import type { CheckpointTensor, FloatDtype } from '../src/checkpoint/save_checkpoint.ts';
 import { FLOAT_DTYPES, refuseFilledFolder, saveCheckpoint } from '../src/checkpoint/save_checkpoint.ts';
 import { rowChunks } from '../src/checkpoint/tensor_source.ts';
 import { UserError } from '../src/errors.ts';
 import { hashFolder, replaceFolderAtomic } from '../src/files.ts';
-import type { EmbeddingModule } from '../src/model/modules.ts';
+import { disposeLora, type EmbeddingModule, type Module } from '../src/model/modules.ts';
 import { EMBEDDING, HEAD, readFinite } from '../src/model/parameters.ts';
 import type { AttachAdapter, LayerPart, StreamedModel } from '../src/model/streamed_model.ts';
-import { attachedTo, openStreamedModel, streamedLogits } from '../src/model/streamed_model.ts';
+import { attachedEmbedding, openStreamedModel, streamedLogits } from '../src/model/streamed_model.ts';
 import { openDiskAdapter } from './disk_adapter.ts';
 import { compareLogits, type LogitComparison } from './logit_comparison.ts';
 import { type HeadPlan, mergedValues, planHead } from './merge.ts';
-import { mergedRows } from './merged_weight.ts';
+import { checkBiasCanMerge, mergedRows } from './merged_weight.ts';
 import { exportPlan } from './peft_compatible.ts';
 import { writeAdapter } from './peft_files.ts';
 import type { TiedPolicy } from './tied_policy.ts';
@@ -98,12 +97,14 @@ export async function mergeAdapter(
   refuseFilledFolder(output);
   const disk = openDiskAdapter(adapter, base);
   const { merged, kept } = options.peftCompatible ? exportPlan(disk, base) : { merged: disk.targets, kept: null };
-  const plan = planHead(base.config, merged, options.tiedEmbeddings);
-  const { tensors, close } = mergedTensors(base, disk.attachOnly(merged), plan, options.dtype);
+  const adapted = disk.base;
+  for (const name of merged) checkBiasCanMerge(adapted.modules.get(name) as Module, disk.config.loraBias);
+  const plan = planHead(adapted.config, merged, options.tiedEmbeddings);
+  const { tensors, close } = mergedTensors(adapted, disk.attachOnly(merged), plan, options.dtype);
   const dtypes = [...new Set(tensors.map(({ dtype }) => dtype))];
   const { vocabSize } = base.config;
   const logits = (adaptTiedHead: boolean) =>
-    streamedLogits(base, probe.inputIds, { attach: disk.attach, adaptTiedHead });
+    streamedLogits(adapted, probe.inputIds, { attach: disk.attach, adaptTiedHead });
   const wanted = logits(plan.adaptsTiedHead);
   let receipt: MergeReceipt | undefined;
   await replaceFolderAtomic(output, async (temporary) => {
@@ -121,7 +122,7 @@ export async function mergeAdapter(
       ...(plan.adaptsTiedHead && {
         max_abs_difference_to_untied: compareLogits(logits(false), wanted, vocabSize).max_abs_logit_difference,
       }),
-      tied_embeddings: headFacts(base, plan, options.tiedEmbeddings),
+      tied_embeddings: headFacts(base, adapted, plan, options.tiedEmbeddings),
       merged_modules: [...merged],
       adapter_modules: kept?.targets ?? [],
       probe: { source: probe.source, tokens: probe.inputIds.length },
@@ -154,7 +155,7 @@ function mergedTensors(
   const values = (name: string): Float32Array | Iterable<Float32Array> => {
     const part = layerOf(name);
     const parameter = part?.parameters.get(name);
-    if (part && parameter) return mergedValues(name, parameter, new Map(part.layer.linears.map((m) => [m.name, m])));
+    if (part && parameter) return mergedValues(name, parameter, new Map(part.layer.modules.map((m) => [m.name, m])));
     return name === EMBEDDING ? mergedEmbeddings(base, attach) : rowsOf(base, name);
   };
   const tensorOf = (name: string, from: string, data: CheckpointTensor['data']): TypedTensor => {
@@ -179,7 +180,7 @@ function openLayers(base: StreamedModel, attach: AttachAdapter) {
     if (open?.index !== Number(index)) {
       close();
       open = { index: Number(index), part: base.loadLayer(Number(index)) };
-      attach(open.part.layer.linears);
+      attach(open.part.layer.modules);
     }
     return open.part;
   };
@@ -192,14 +193,14 @@ function* rowsOf(base: StreamedModel, name: string): Generator<Float32Array> {
 
 function* mergedEmbeddings(base: StreamedModel, attach: AttachAdapter): Generator<Float32Array> {
   const module = base.modules.get('backbone.embeddings') as EmbeddingModule;
-  const lora = attachedTo(module, attach);
+  const lora = attachedEmbedding(base, attach);
   try {
     for (const rows of rowChunks(module.weight.shape)) {
       const values = readFinite(base.tensors, EMBEDDING, rows);
       yield lora ? mergedRows(module, lora, values, rows) : values;
     }
   } finally {
-    if (lora) tf.dispose([lora.A, lora.B]);
+    if (lora) disposeLora(lora);
   }
 }
 
@@ -251,9 +252,11 @@ function verdict(comparison: LogitComparison, dtypes: readonly FloatDtype[], ask
 
 function headFacts(
   base: StreamedModel,
+  adapted: StreamedModel,
   { untie, adaptsTiedHead }: HeadPlan,
   policy: TiedPolicy = 'untie',
 ): MergeReceipt['tied_embeddings'] {
   const changed = adaptsTiedHead ? 'changed with the embeddings' : 'unchanged';
-  return { base_is_tied: base.config.tieWordEmbeddings, policy, head: untie ? 'untied' : changed };
+  const hasOwnHead = base.config.tieWordEmbeddings && !adapted.config.tieWordEmbeddings;
+  return { base_is_tied: base.config.tieWordEmbeddings, policy, head: untie || hasOwnHead ? 'untied' : changed };
 }

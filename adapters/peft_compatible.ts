@@ -3,7 +3,7 @@
 import { UserError } from '../src/errors.ts';
 import type { StreamedModel } from '../src/model/streamed_model.ts';
 import type { DiskAdapter } from './disk_adapter.ts';
-import type { LoraConfig } from './lora_config.ts';
+import type { LoraConfig, LoraConfigFields } from './lora_config.ts';
 import { adapterShapes } from './targets.ts';
 
 /**
@@ -30,6 +30,16 @@ export interface KeptAdapter {
   tensors: Map<string, { shape: number[]; dataSync(): Float32Array }>;
 }
 
+/** The other ways of choosing are in the list of targets; whole parameters, and what first values took out, are in the model. */
+const PLAIN: Partial<LoraConfigFields> = {
+  excludeModules: null,
+  layersToTransform: null,
+  layersPattern: null,
+  bias: 'none',
+  modulesToSave: null,
+  initLoraWeights: true,
+};
+
 /**
  * Divides an adapter into the modules to merge and an adapter of those that peft applies as they are.
  * @throws UserError when nothing would be left for the adapter
@@ -45,14 +55,14 @@ export function exportPlan(adapter: DiskAdapter, model: StreamedModel): { merged
   }
   const shapes = targets.flatMap((name) => {
     const module = model.modules.get(name);
-    return module ? adapterShapes(module, adapter.config.r) : [];
+    return module ? adapterShapes(module, adapter.config) : [];
   });
   const tensors = new Map(
     shapes.map(([key, shape]) => [key, { shape, dataSync: () => adapter.tensors.get(key) as Float32Array }]),
   );
   return {
     merged,
-    kept: { config: adapter.config.with({ targetModules: shortNames(targets, model) }), targets, tensors },
+    kept: { config: adapter.config.with({ ...PLAIN, targetModules: shortNames(targets, model) }), targets, tensors },
   };
 }
 

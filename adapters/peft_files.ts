@@ -8,6 +8,7 @@ import type { TensorSource } from '../src/checkpoint/tensor_source.ts';
 import { UserError } from '../src/errors.ts';
 import { readJsonFile, replaceFolderAtomic } from '../src/files.ts';
 import { LoraConfig } from './lora_config.ts';
+import { savedParameters } from './saved_parameters.ts';
 import { adapterShapes, type ModuleShape, targetedModules } from './targets.ts';
 
 /** What an adapter is read for: a loaded model, or one whose tensors are still on the disk. */
@@ -35,13 +36,14 @@ export interface AdapterTensor {
 export function readAdapter(
   folder: string,
   model: AdapterTarget,
-): { config: LoraConfig; tensors: Map<string, Float32Array>; fingerprint: string | null } {
+): { config: LoraConfig; tensors: Map<string, Float32Array<ArrayBuffer>>; fingerprint: string | null } {
   const config = readAdapterConfig(folder);
   const source = openSafetensors(join(folder, WEIGHTS_FILE));
   try {
-    const expected = new Map(targetedModules(model, config).flatMap((module) => adapterShapes(module, config.r)));
+    const expected = new Map(targetedModules(model, config).flatMap((module) => adapterShapes(module, config)));
+    for (const { key, shape } of savedParameters(model, config)) expected.set(key, shape);
     checkFit(folder, source, expected, model);
-    const tensors = new Map<string, Float32Array>();
+    const tensors = new Map<string, Float32Array<ArrayBuffer>>();
     for (const key of expected.keys()) {
       const data = source.readFloat32(key);
       const bad = data.findIndex((value) => !Number.isFinite(value));
@@ -78,12 +80,7 @@ export function readAdapterConfig(folder: string): LoraConfig {
   return LoraConfig.fromJSON(readJsonFile(path), path);
 }
 
-function checkFit(
-  folder: string,
-  source: TensorSource,
-  expected: Map<string, [number, number]>,
-  model: AdapterTarget,
-): void {
+function checkFit(folder: string, source: TensorSource, expected: Map<string, number[]>, model: AdapterTarget): void {
   const faults: string[] = [];
   for (const [key, shape] of expected) {
     const entry = source.entries.get(key);

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A whole run from its config: model, tokenizer, data, adapter, training. */
-import { getPeftModel, LoraConfig, PeftModel, readAdapterConfig, targetedModules } from '../adapters/index.ts';
+import {
+  getPeftModel,
+  LoraConfig,
+  type LoraConfigFields,
+  PeftModel,
+  readAdapterConfig,
+  targetedModules,
+} from '../adapters/index.ts';
 import {
   type Dataset,
   loadDatasetSource,
@@ -96,43 +103,38 @@ export function loadExamples(
 
 /** A fresh adapter, or the one in adapter.init_from. */
 function attachAdapter(model: MambaForCausalLM, { adapter, trainer }: RunConfig): PeftModel {
-  const wanted = new LoraConfig({
-    r: adapter.r,
-    loraAlpha: adapter.lora_alpha,
-    loraDropout: adapter.lora_dropout,
-    targetModules: adapter.target_modules,
-    useRslora: adapter.use_rslora,
-    initLoraWeights: adapter.init_lora_weights,
-    bias: adapter.bias,
-  });
-  if (adapter.init_from === null) return getPeftModel(model, wanted, { seed: trainer.seed });
-  checkAgreement(model, wanted, adapter.init_from);
-  return PeftModel.fromPretrained(model, adapter.init_from, { trainable: true });
+  const { type: _, init_from: folder, ...options } = adapter;
+  const fields = Object.entries(options).map(([key, value]) => [camelCase(key), value]);
+  const wanted = new LoraConfig(Object.fromEntries(fields) as Partial<LoraConfigFields>);
+  if (folder === null) return getPeftModel(model, wanted, { seed: trainer.seed });
+  checkAgreement(model, wanted, folder);
+  return PeftModel.fromPretrained(model, folder, { trainable: true });
+}
+
+function camelCase(key: string): string {
+  return key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
 }
 
 /** @throws ConfigError listing each setting in which the stored adapter differs from the config */
 function checkAgreement(model: MambaForCausalLM, wanted: LoraConfig, folder: string): void {
   const stored = readAdapterConfig(folder);
-  const describe = (config: LoraConfig) => ({
-    r: config.r,
-    lora_alpha: config.loraAlpha,
-    lora_dropout: config.loraDropout,
-    use_rslora: config.useRslora,
-    target_modules: namesOf(config.targetModules),
-  });
+  const [own, theirs] = [wanted.toJSON(), stored.toJSON()];
   const modules = (config: LoraConfig) => targetedModules(model, config).map((module) => module.name);
-  const own = describe(wanted);
-  const theirs = describe(stored);
-  const differing = (Object.keys(own) as (keyof typeof own)[]).filter((key) =>
-    key === 'target_modules' ? modules(wanted).join() !== modules(stored).join() : own[key] !== theirs[key],
-  );
+  const differing = [...new Set([...Object.keys(own), ...Object.keys(theirs)])].filter((key) => {
+    if (key === 'base_model_name_or_path' || key === 'init_lora_weights') return false;
+    if (key === 'target_modules') return modules(wanted).join() !== modules(stored).join();
+    return JSON.stringify(own[key]) !== JSON.stringify(theirs[key]);
+  });
   if (differing.length === 0) return;
-  const list = differing.map((key) => `\n  adapter.${key} is ${own[key]}, the adapter has ${theirs[key]}`).join('');
+  const list = differing
+    .map((key) => `\n  adapter.${key} is ${show(own[key])}, the adapter has ${show(theirs[key])}`)
+    .join('');
   throw new ConfigError(
     `adapter.init_from: ${folder} was made with other settings:${list}\nGive this config the adapter's settings.`,
   );
 }
 
-function namesOf(targetModules: readonly string[] | string): string {
-  return typeof targetModules === 'string' ? targetModules : `[${[...targetModules].sort().join(', ')}]`;
+function show(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.toSorted().join(', ')}]`;
+  return typeof value === 'object' && value !== null ? JSON.stringify(value) : String(value);
 }

@@ -3,6 +3,7 @@
 import type { z } from 'zod';
 import { nearestName } from '../errors.ts';
 import type { ConfigProblem } from './checks.ts';
+import { REFUSED_LORA_OPTIONS } from './refused_lora_options.ts';
 import { configJsonSchema, type JsonSchema } from './schema.ts';
 
 /** The problems behind zod's issues. `config` is the parsed YAML they were found in. */
@@ -17,6 +18,8 @@ export function schemaProblems(issues: readonly z.core.$ZodIssue[], config: unkn
 }
 
 function unknownKey(schema: JsonSchema, path: readonly PropertyKey[], key: string): string {
+  const refused = path.join('.') === 'adapter' ? REFUSED_LORA_OPTIONS[key] : undefined;
+  if (refused) return `not supported: ${refused.reason}; remove it`;
   const known = Object.keys(schemaAt(schema, path)?.properties ?? {});
   const section = path.length === 0 ? 'at the top' : `in ${path.join('.')}`;
   return `unknown key${suggestion(schema, known, key)} Known keys ${section}: ${known.join(', ')}`;

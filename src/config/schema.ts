@@ -4,6 +4,7 @@
  * adapter keys are LoraConfig's (peft). A key that stands here is obeyed; there is no other key.
  */
 import { z } from 'zod';
+import { adapterSchema } from './adapter_schema.ts';
 
 const name = z.string().min(1);
 const count = z.int().min(1);
@@ -23,44 +24,6 @@ const model = z
       ),
   })
   .describe('The base model, which stays frozen.');
-
-const adapter = z
-  .strictObject({
-    type: z.enum(['lora']).default('lora').describe('Kind of adapter.'),
-    r: count.default(8).describe('Rank of the update lora_B @ lora_A.'),
-    lora_alpha: z
-      .number()
-      .gt(0)
-      .default(8)
-      .describe('Scale of the update: lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora.'),
-    lora_dropout: z
-      .number()
-      .min(0)
-      .lt(1)
-      .default(0)
-      .describe('Probability that an input of lora_A is dropped in training.'),
-    target_modules: z
-      .union([z.array(name).min(1), name])
-      .default(['x_proj', 'embeddings', 'in_proj', 'out_proj'])
-      .describe(
-        'Modules to adapt: a list of names (of embeddings, in_proj, x_proj, dt_proj, out_proj; whole or as the end of a path), or one string: a regular expression for whole module paths.',
-      ),
-    bias: z.enum(['none']).default('none').describe('Which biases train.'),
-    use_rslora: z.boolean().default(false).describe('Rank-stabilised scale, lora_alpha / sqrt(r) (arXiv 2312.03732).'),
-    init_lora_weights: z
-      .literal([true, false, 'gaussian'])
-      .default(true)
-      .describe(
-        'Fresh weights. true: lora_A Kaiming-uniform and lora_B zero (embeddings: A zero, B normal), so the start is the base model; gaussian: lora_A normal with deviation 1/r; false: lora_B is not zero either.',
-      ),
-    init_from: name
-      .nullable()
-      .default(null)
-      .describe(
-        'Adapter folder (PEFT files, relative to the current directory) whose weights training starts from. Its settings must agree with this section.',
-      ),
-  })
-  .describe('The adapter to train.');
 
 /** One source of records: `path` or `hub`, with the names of the fields to read. */
 export const dataSourceSchema = z.strictObject({
@@ -195,7 +158,7 @@ const logging = z
 /** A config to train with. */
 export const runConfigSchema = z.strictObject({
   model,
-  adapter: adapter.prefault({}),
+  adapter: adapterSchema.prefault({}),
   data,
   trainer,
   logging: logging.prefault({}),

@@ -7,8 +7,8 @@ import { rmsNorm } from '../ops/rms_norm.ts';
 import type { MambaConfig } from './config.ts';
 import type { LayerResult, LayerState, MambaLayer, MixerContext } from './mixer.ts';
 import { runLayer } from './mixer.ts';
-import type { DropoutState, EmbeddingModule, LinearModule, Module } from './modules.ts';
-import { applyEmbedding } from './modules.ts';
+import type { ConvModule, DropoutState, EmbeddingModule, LinearModule, Module } from './modules.ts';
+import { adapterTensors, applyEmbedding } from './modules.ts';
 import type { Parameters } from './parameters.ts';
 
 export interface Backbone {
@@ -51,49 +51,66 @@ export interface BackboneResult {
   cache?: MambaCache;
 }
 
-/** Assembles the layers over their parameters. */
+/** Assembles the layers over their parameters, which they look up each time: another variable may come in a parameter's place. */
 export function buildBackbone(config: MambaConfig, parameters: Parameters): Backbone {
   return {
     embeddings: {
       kind: 'embedding',
       name: 'backbone.embeddings',
       index: 0,
-      weight: parameterOf(parameters, 'backbone.embeddings.weight'),
+      get weight() {
+        return parameterOf(parameters, 'backbone.embeddings.weight');
+      },
       lora: null,
     },
     layers: Array.from({ length: config.numHiddenLayers }, (_, i) => buildLayer(config, parameters, i)),
-    normF: parameterOf(parameters, 'backbone.norm_f.weight'),
+    get normF() {
+      return parameterOf(parameters, 'backbone.norm_f.weight');
+    },
     eps: config.layerNormEpsilon,
   };
 }
 
 /** The layer at position `i`, over its parameters. */
 export function buildLayer(config: MambaConfig, parameters: Parameters, i: number): MambaLayer {
-  const mixer = `backbone.layers.${i}.mixer`;
-  const linears = ['in_proj', 'x_proj', 'dt_proj', 'out_proj'].map(
-    (name, position, names): LinearModule => ({
-      kind: 'linear',
-      name: `${mixer}.${name}`,
-      index: 1 + i * names.length + position,
-      weight: parameterOf(parameters, `${mixer}.${name}.weight`),
-      bias: parameters.get(`${mixer}.${name}.bias`) ?? null,
-      lora: null,
-    }),
-  );
-  const [inProj, xProj, dtProj, outProj] = linears as [LinearModule, LinearModule, LinearModule, LinearModule];
+  const prefix = `backbone.layers.${i}`;
+  const mixer = `${prefix}.mixer`;
+  const count = 5;
+  const module = <Kind extends 'linear' | 'conv1d'>(kind: Kind, name: string, position: number) => ({
+    kind,
+    name: `${mixer}.${name}`,
+    index: 1 + i * count + position,
+    get weight() {
+      return parameterOf(parameters, `${mixer}.${name}.weight`);
+    },
+    get bias() {
+      return parameters.get(`${mixer}.${name}.bias`) ?? null;
+    },
+    lora: null,
+  });
+  const inProj: LinearModule = module('linear', 'in_proj', 0);
+  const conv1d: ConvModule = module('conv1d', 'conv1d', 1);
+  const xProj: LinearModule = module('linear', 'x_proj', 2);
+  const dtProj: LinearModule = module('linear', 'dt_proj', 3);
+  const outProj: LinearModule = module('linear', 'out_proj', 4);
   return {
-    norm: parameterOf(parameters, `backbone.layers.${i}.norm.weight`),
+    get norm() {
+      return parameterOf(parameters, `${prefix}.norm.weight`);
+    },
     eps: config.layerNormEpsilon,
     inProj,
-    convWeight: parameterOf(parameters, `${mixer}.conv1d.weight`),
-    convBias: parameters.get(`${mixer}.conv1d.bias`) ?? null,
+    conv1d,
     xProj,
     dtProj,
-    aLog: parameterOf(parameters, `${mixer}.A_log`),
+    get aLog() {
+      return parameterOf(parameters, `${mixer}.A_log`);
+    },
     frozenA: null,
-    d: parameterOf(parameters, `${mixer}.D`),
+    get d() {
+      return parameterOf(parameters, `${mixer}.D`);
+    },
     outProj,
-    linears,
+    modules: [inProj, conv1d, xProj, dtProj, outProj],
   };
 }
 
@@ -105,7 +122,7 @@ function parameterOf(parameters: Parameters, name: string): Variable {
 
 /** Every module that an adapter can attach to, by name, in the model's order. */
 export function modulesOf(backbone: Backbone): Map<string, Module> {
-  const modules: Module[] = [backbone.embeddings, ...backbone.layers.flatMap((layer) => layer.linears)];
+  const modules: Module[] = [backbone.embeddings, ...backbone.layers.flatMap((layer) => layer.modules)];
   return new Map(modules.map((module) => [module.name, module]));
 }
 
@@ -173,9 +190,13 @@ function checkpointedLayer(
 }
 
 function trainablesOf(layer: MambaLayer): Variable[] {
-  const own = [layer.norm, layer.convWeight, layer.convBias, layer.aLog, layer.d];
-  const linear = layer.linears.flatMap((module) => [module.weight, module.bias, module.lora?.A, module.lora?.B]);
-  return [...own, ...linear].filter((variable): variable is Variable => variable?.trainable ?? false);
+  const own = [layer.norm, layer.aLog, layer.d];
+  const ofModules = layer.modules.flatMap((module) => [
+    module.weight,
+    module.bias,
+    ...adapterTensors(module).map(([, tensor]) => tensor),
+  ]);
+  return [...own, ...ofModules].filter((variable): variable is Variable => variable?.trainable ?? false);
 }
 
 function stateAt(cache: MambaCache | undefined, layer: number): LayerState | null {

@@ -85,7 +85,10 @@ export class MambaForCausalLM {
     return this.backbone.config;
   }
 
-  /** Base parameters by checkpoint name; without lm_head.weight when it is tied to the embeddings. */
+  /**
+   * What the model computes with, by checkpoint name: base parameters, and what an adapter has put in their place; without
+   * lm_head.weight when it is tied to the embeddings.
+   */
   get parameters(): ReadonlyMap<string, Variable> {
     return this.backbone.parameters;
   }

@@ -16,9 +16,9 @@ import { buildBackbone, modulesOf, runBackbone } from './backbone.ts';
 import type { MambaConfig } from './config.ts';
 import { checkRows, inputShape, toIds } from './model_inputs.ts';
 import type { DropoutState, Module } from './modules.ts';
-import { adapterTensors } from './modules.ts';
+import { adapterTensors, disposeLora } from './modules.ts';
 import type { Parameters } from './parameters.ts';
-import { disposeParameters, HEAD, loadParameters, randomParameters } from './parameters.ts';
+import { disposeParameters, EMBEDDING, HEAD, loadParameters, randomParameters } from './parameters.ts';
 
 export interface LoadOptions extends HubOptions {
   /** tfjs backend to compute on; default `auto`, the best that works. */
@@ -63,7 +63,7 @@ export interface ModelSource {
 
 export class MambaModel {
   readonly config: MambaConfig;
-  /** Base parameters by checkpoint name. */
+  /** What the model computes with, by checkpoint name: base parameters, and what an adapter has put in their place. */
   readonly parameters: ReadonlyMap<string, Variable>;
   /** Modules that an adapter can attach to, by name. */
   readonly modules: ReadonlyMap<string, Module>;
@@ -72,6 +72,8 @@ export class MambaModel {
   /** Recompute each layer's activations in the backward instead of keeping them. */
   gradientCheckpointing = false;
   private readonly layers: Backbone;
+  /** Base variables that another is in the place of; null where there was none. */
+  private readonly replaced = new Map<string, Variable | null>();
   private dropout: DropoutState = null;
 
   /** Use {@link MambaModel.fromPretrained} or {@link MambaModel.fromConfig}. */
@@ -149,6 +151,37 @@ export class MambaModel {
     return trainable;
   }
 
+  /**
+   * Computes with a variable in the place of a base parameter, until {@link restoreParameters}. A tied model may be given a head of its
+   * own (lm_head.weight); while its embeddings are replaced, its head stays with the base matrix.
+   */
+  replaceParameter(name: string, variable: Variable): void {
+    const parameters = this.parameters as Parameters;
+    const base = parameters.get(name) ?? null;
+    if (!this.replaced.has(name)) this.replaced.set(name, base);
+    if (name === EMBEDDING && base && !parameters.has(HEAD)) {
+      this.replaced.set(HEAD, null);
+      parameters.set(HEAD, base);
+    }
+    parameters.set(name, variable);
+  }
+
+  /** Puts the base parameters back. The variables that were in their places stay the caller's. */
+  restoreParameters(): void {
+    const parameters = this.parameters as Parameters;
+    for (const [name, base] of this.replaced) {
+      if (base) parameters.set(name, base);
+      else parameters.delete(name);
+    }
+    this.replaced.clear();
+  }
+
+  /** A base parameter, whatever is in its place; the embeddings for a tied head. */
+  baseParameter(name: string): Variable | undefined {
+    const found = this.replaced.get(name) ?? this.parameters.get(name);
+    return found ?? (name === HEAD ? this.baseParameter(EMBEDDING) : undefined);
+  }
+
   /** Sets the training micro-step that dropout masks are drawn for; null ends training mode. */
   setDropout(state: DropoutState): void {
     this.dropout = state;
@@ -156,8 +189,9 @@ export class MambaModel {
 
   /** Frees the parameters, and those of attached adapters. */
   dispose(): void {
-    for (const module of this.modules.values()) for (const [, variable] of adapterTensors(module)) variable.dispose();
-    for (const layer of this.layers.layers) layer.frozenA?.dispose();
+    for (const { lora } of this.modules.values()) if (lora) disposeLora(lora);
+    for (const layer of this.layers.layers) layer.frozenA?.A.dispose();
+    for (const base of this.replaced.values()) base?.dispose();
     disposeParameters(this.parameters as Parameters);
   }
 }

@@ -15,26 +15,24 @@ import { causalConv1d } from '../ops/causal_conv1d.ts';
 import { rmsNorm } from '../ops/rms_norm.ts';
 import { selectiveScan } from '../ops/selective_scan.ts';
 import { splitChannels } from '../ops/split_channels.ts';
-import type { DropoutState, LinearModule } from './modules.ts';
-import { applyLinear } from './modules.ts';
+import type { ConvModule, DropoutState, LinearModule } from './modules.ts';
+import { applyLinear, biasOf, convWeightOf } from './modules.ts';
 
 export interface MambaLayer {
   readonly norm: Variable;
   readonly eps: number;
   readonly inProj: LinearModule;
-  /** [d_inner, 1, d_conv] */
-  readonly convWeight: Variable;
-  readonly convBias: Variable | null;
+  readonly conv1d: ConvModule;
   readonly xProj: LinearModule;
   readonly dtProj: LinearModule;
   /** [d_inner, d_state] */
   readonly aLog: Variable;
-  /** -exp(A_log), kept while A_log does not train. */
-  frozenA: Tensor2D | null;
+  /** -exp(A_log), kept while A_log does not train, with the A_log that it is of. */
+  frozenA: { A: Tensor2D; of: Variable } | null;
   readonly d: Variable;
   readonly outProj: LinearModule;
-  /** Every parameter and module above that can train, for activation checkpointing. */
-  readonly linears: readonly LinearModule[];
+  /** The modules above, in the order of the forward pass. */
+  readonly modules: readonly (LinearModule | ConvModule)[];
 }
 
 /** What is the same for all layers of one forward. */
@@ -91,7 +89,7 @@ function runMixer(
   keepState: boolean,
 ) {
   const { dropout, mask, seqIdx } = context;
-  const [dInner, , dConv] = layer.convWeight.shape as [number, number, number];
+  const dInner = layer.conv1d.weight.shape[0] as number;
   const dState = layer.aLog.shape[1] as number;
   const dtRank = layer.dtProj.weight.shape[1] as number;
 
@@ -99,8 +97,8 @@ function runMixer(
   const conv = causalConv1d(
     {
       x: (mask ? tf.mul(x, mask) : x) as Tensor3D,
-      weight: tf.reshape(layer.convWeight, [dInner, dConv]) as Tensor2D,
-      bias: layer.convBias as unknown as Tensor1D | null,
+      weight: convWeightOf(layer.conv1d),
+      bias: biasOf(layer.conv1d),
       seqIdx,
       convState: state?.conv,
     },
@@ -115,13 +113,13 @@ function runMixer(
   const scan = selectiveScan(
     {
       u: u as Tensor3D,
-      delta: applyLinear(layer.dtProj, dt, dropout, null) as Tensor3D,
+      delta: applyLinear(layer.dtProj, dt, dropout, false) as Tensor3D,
       A: stateDecay(layer),
       B,
       C,
       D: layer.d as unknown as Tensor1D,
       z: z as Tensor3D,
-      deltaBias: layer.dtProj.bias as unknown as Tensor1D,
+      deltaBias: biasOf(layer.dtProj),
       seqIdx,
       h0: state?.ssm,
     },
@@ -133,8 +131,12 @@ function runMixer(
 }
 
 function stateDecay(layer: MambaLayer): Tensor2D {
-  const compute = () => tf.neg(tf.exp(layer.aLog)) as Tensor2D;
-  if (layer.aLog.trainable) return compute();
-  layer.frozenA ??= tf.keep(tf.tidy(compute));
-  return layer.frozenA;
+  const { aLog, frozenA } = layer;
+  const compute = () => tf.neg(tf.exp(aLog)) as Tensor2D;
+  if (aLog.trainable) return compute();
+  if (frozenA?.of === aLog) return frozenA.A;
+  frozenA?.A.dispose();
+  const A = tf.keep(tf.tidy(compute));
+  layer.frozenA = { A, of: aLog };
+  return A;
 }

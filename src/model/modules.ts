@@ -1,16 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The model's layers as records over its parameters: what an adapter attaches to. */
 import type { Scalar, Tensor, Tensor1D, Tensor2D, Variable } from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
+import { doraNorm, sumOfSquares } from '../ops/dora_norm.ts';
 import { loraEmbedding } from '../ops/lora_embedding.ts';
 import { loraLinear, MASKS_PER_STEP } from '../ops/lora_linear.ts';
+import { times } from '../ops/times.ts';
 
-/** A low-rank adapter on one module. Linear: A [r, in], B [out, r]. Embedding: A [r, vocab_size], B [d_model, r]. */
+/**
+ * A low-rank adapter on one module. Linear: A [r, in], B [out, r]. Embedding: A [r, vocab_size], B [d_model, r]. conv1d, whose weight is
+ * taken as the matrix [d_inner, d_conv]: A [r, d_conv], B [d_inner, r].
+ */
 export interface LoraWeights {
   A: Variable;
   B: Variable;
+  /** Added to B's product before the scaling [out]; only with lora_bias. */
+  bias: Variable | null;
+  /** DoRA's, when it is one. */
+  magnitude: DoraMagnitude | null;
   scaling: number;
   /** Probability of zeroing an element of a linear adapter's input while training. */
   dropout: number;
+}
+
+/** The norms that a DoRA module's weight vectors have, and what of their computation is kept. */
+export interface DoraMagnitude {
+  /** [out]; for an embedding [d_model]: its columns are what has a norm. */
+  value: Variable;
+  /** Squared norms of the base weight's vectors, while that does not train. */
+  squares: Tensor1D | null;
+  /** Norms of the merged weight's vectors, while A and B do not train either. */
+  norm: Tensor1D | null;
 }
 
 export interface LinearModule {
@@ -35,7 +55,18 @@ export interface EmbeddingModule {
   lora: LoraWeights | null;
 }
 
-export type Module = LinearModule | EmbeddingModule;
+export interface ConvModule {
+  readonly kind: 'conv1d';
+  readonly name: string;
+  readonly index: number;
+  /** [d_inner, 1, d_conv] */
+  readonly weight: Variable;
+  /** [d_inner], or null. */
+  readonly bias: Variable | null;
+  lora: LoraWeights | null;
+}
+
+export type Module = LinearModule | EmbeddingModule | ConvModule;
 
 /**
  * Names a training micro-step, so that its dropout masks differ from every other's: a number, or an int32 scalar that a recorded
@@ -45,21 +76,52 @@ export type DropoutState = { seed: number; step: number | Scalar } | null;
 
 /**
  * Applies a linear module.
- * @param bias null leaves the module's bias out (dt_proj's is added inside the scan)
+ * @param withBias false leaves the bias out (dt_proj's is added inside the scan)
  */
-export function applyLinear(
-  module: LinearModule,
-  x: Tensor,
-  dropout: DropoutState,
-  bias: Variable | null = module.bias,
-): Tensor {
+export function applyLinear(module: LinearModule, x: Tensor, dropout: DropoutState, withBias = true): Tensor {
+  const { lora } = module;
+  const bias = withBias ? biasOf(module) : null;
+  if (!lora?.magnitude) return applyLora(module, x, dropout, bias);
+  const scaled = tf.mul(applyLora(module, x, dropout, null), doraFactor(module, lora, lora.magnitude));
+  return bias ? tf.add(scaled, bias) : scaled;
+}
+
+/** The weight that a convolution computes with, its adapter's part in it: [d_inner, d_conv]. */
+export function convWeightOf(module: ConvModule): Tensor2D {
+  const { lora } = module;
+  const W = weightMatrix(module.weight);
+  if (!lora) return W;
+  const merged = tf.add(W, times(tf.matMul(lora.B, lora.A), lora.scaling)) as Tensor2D;
+  if (!lora.magnitude) return merged;
+  return tf.mul(merged, tf.expandDims(doraFactor(module, lora, lora.magnitude), 1));
+}
+
+/** A weight as the matrix that an adapter's product is added to: a convolution's [d_inner, 1, d_conv] without its middle axis. */
+export function weightMatrix(weight: Tensor): Tensor2D {
+  return (weight.rank === 2 ? weight : tf.reshape(weight, matrixShape(weight.shape))) as Tensor2D;
+}
+
+/** The shape of {@link weightMatrix}. */
+export function matrixShape(shape: readonly number[]): [rows: number, columns: number] {
+  return [shape[0] as number, shape.at(-1) as number];
+}
+
+/** The bias that a module computes with, its adapter's with it: [out], or null. */
+export function biasOf({ bias, lora }: Pick<LinearModule | ConvModule, 'bias' | 'lora'>): Tensor1D | null {
+  const own = bias as unknown as Tensor1D | null;
+  if (!lora?.bias) return own;
+  const added = times(lora.bias as unknown as Tensor1D, lora.scaling);
+  return own ? tf.add(own, added) : added;
+}
+
+function applyLora(module: LinearModule, x: Tensor, dropout: DropoutState, bias: Tensor1D | null): Tensor {
   const { lora } = module;
   const isDropping = dropout !== null && lora !== null && lora.dropout > 0;
   return loraLinear(
     {
       x,
       W: module.weight as unknown as Tensor2D,
-      bias: bias as Tensor1D | null,
+      bias,
       loraA: (lora?.A ?? null) as Tensor2D | null,
       loraB: (lora?.B ?? null) as Tensor2D | null,
       dropoutStep: isDropping && typeof dropout.step !== 'number' ? dropout.step : null,
@@ -78,7 +140,7 @@ function firstMask(step: number | Scalar): number {
 /** Looks ids [batch, seqlen] up in an embedding module. */
 export function applyEmbedding(module: EmbeddingModule, ids: Tensor): Tensor {
   const { lora, weight } = module;
-  return loraEmbedding(
+  const rows = loraEmbedding(
     {
       ids,
       W: weight as unknown as Tensor2D,
@@ -87,20 +149,68 @@ export function applyEmbedding(module: EmbeddingModule, ids: Tensor): Tensor {
     },
     lora?.scaling ?? 1,
   );
+  return lora?.magnitude ? tf.mul(rows, doraFactor(module, lora, lora.magnitude)) : rows;
+}
+
+/** What DoRA multiplies each output of W + scaling B A by: its magnitude over its norm. */
+function doraFactor(module: Module, lora: LoraWeights, magnitude: DoraMagnitude): Tensor {
+  return tf.div(magnitude.value, magnitude.norm ?? currentNorm(module, lora, magnitude));
+}
+
+function currentNorm(module: Module, lora: LoraWeights, magnitude: DoraMagnitude): Tensor1D {
+  const transposed = module.kind === 'embedding';
+  const W = weightMatrix(module.weight);
+  const [loraA, loraB] = [lora.A, lora.B] as unknown as [Tensor2D, Tensor2D];
+  magnitude.squares ??= tf.keep(sumOfSquares(W, transposed));
+  const norm = doraNorm({ W, loraA, loraB, squares: magnitude.squares }, lora.scaling, transposed);
+  if (!lora.A.trainable && !lora.B.trainable) magnitude.norm = tf.keep(norm);
+  return norm;
+}
+
+/** The norms [out] of a module's merged weight, W + scaling B A: what a fresh DoRA adapter's magnitude is. */
+export function mergedNorm({
+  kind,
+  weight,
+  lora,
+}: Pick<Module, 'kind' | 'lora'> & { readonly weight: Tensor }): Tensor1D {
+  const transposed = kind === 'embedding';
+  return tf.tidy(() => {
+    const W = weightMatrix(weight);
+    const squares = sumOfSquares(W, transposed);
+    if (!lora) return tf.sqrt(squares);
+    const [loraA, loraB] = [lora.A, lora.B] as unknown as [Tensor2D, Tensor2D];
+    return doraNorm({ W, loraA, loraB, squares }, lora.scaling, transposed);
+  });
+}
+
+/** peft's names of the adapter tensors that a module can have. */
+export function adapterKeys({
+  kind,
+  name,
+}: Pick<Module, 'kind' | 'name'>): Record<'A' | 'B' | 'bias' | 'magnitude', string> {
+  const prefix = `base_model.model.${name}`;
+  const [A, B] =
+    kind === 'embedding'
+      ? [`${prefix}.lora_embedding_A`, `${prefix}.lora_embedding_B`]
+      : [`${prefix}.lora_A.weight`, `${prefix}.lora_B.weight`];
+  return { A, B, bias: `${prefix}.lora_B.bias`, magnitude: `${prefix}.lora_magnitude_vector` };
 }
 
 /** A module's adapter tensors under peft's names. */
 export function adapterTensors(module: Module): [string, Variable][] {
-  if (!module.lora) return [];
-  const prefix = `base_model.model.${module.name}`;
-  const { A, B } = module.lora;
-  return module.kind === 'embedding'
-    ? [
-        [`${prefix}.lora_embedding_A`, A],
-        [`${prefix}.lora_embedding_B`, B],
-      ]
-    : [
-        [`${prefix}.lora_A.weight`, A],
-        [`${prefix}.lora_B.weight`, B],
-      ];
+  const { lora } = module;
+  if (!lora) return [];
+  const keys = adapterKeys(module);
+  const tensors: [string, Variable][] = [
+    [keys.A, lora.A],
+    [keys.B, lora.B],
+  ];
+  if (lora.bias) tensors.push([keys.bias, lora.bias]);
+  if (lora.magnitude) tensors.push([keys.magnitude, lora.magnitude.value]);
+  return tensors;
+}
+
+/** Frees an adapter's tensors on one module. */
+export function disposeLora({ A, B, bias, magnitude }: LoraWeights): void {
+  for (const tensor of [A, B, bias, magnitude?.value, magnitude?.squares, magnitude?.norm]) tensor?.dispose();
 }

@@ -64,7 +64,7 @@ function frozenVariable(data: Float32Array, shape: number[]): Variable {
  * Values of a tensor, or of some of its rows.
  * @throws UserError when one is NaN or infinite
  */
-export function readFinite(source: TensorSource, name: string, rows?: RowRange): Float32Array {
+export function readFinite(source: TensorSource, name: string, rows?: RowRange): Float32Array<ArrayBuffer> {
   const data = source.readFloat32(name, rows);
   const bad = data.findIndex((value) => !Number.isFinite(value));
   if (bad < 0) return data;

@@ -8,14 +8,14 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openCheckpoint } from '../checkpoint/checkpoint.ts';
 import { checkTensors, expectedTensors } from '../checkpoint/expected_tensors.ts';
 import { fingerprint } from '../checkpoint/fingerprint.ts';
-import { rowChunks, type TensorSource } from '../checkpoint/tensor_source.ts';
+import { rowChunks, type TensorEntry, type TensorSource } from '../checkpoint/tensor_source.ts';
 import { loraLinear } from '../ops/lora_linear.ts';
 import { rmsNorm } from '../ops/rms_norm.ts';
 import { buildBackbone, buildLayer, modulesOf } from './backbone.ts';
 import type { MambaConfig } from './config.ts';
 import type { ModelSource } from './mamba_model.ts';
 import { type MambaLayer, runLayer } from './mixer.ts';
-import { adapterTensors, applyEmbedding, type EmbeddingModule, type LoraWeights, type Module } from './modules.ts';
+import { applyEmbedding, disposeLora, type EmbeddingModule, type LoraWeights, type Module } from './modules.ts';
 import { disposeParameters, EMBEDDING, HEAD, type Parameters, readFinite, readParameters } from './parameters.ts';
 
 /** What an adapter is to a part that has just been loaded: sets `lora` of those of its modules that it adapts. */
@@ -60,12 +60,22 @@ export function openStreamedModel(
     tensors.close();
     throw error;
   }
+  const source = { folder, name, revision, fingerprint: fingerprint(expectedTensors(config), tensors) };
+  return streamedModel(config, tensors, source, generationConfig);
+}
+
+function streamedModel(
+  config: MambaConfig,
+  tensors: TensorSource,
+  source: StreamedModel['source'],
+  generationConfig: StreamedModel['generationConfig'],
+): StreamedModel {
   const parameters = new Map(
     Array.from(expectedTensors(config), ([key, shape]) => [key, { shape, dataSync: () => readFinite(tensors, key) }]),
   );
   return {
     config,
-    source: { folder, name, revision, fingerprint: fingerprint(expectedTensors(config), tensors) },
+    source,
     generationConfig,
     tensors,
     modules: modulesOf(buildBackbone(config, parameters as unknown as Parameters)),
@@ -80,9 +90,40 @@ export function openStreamedModel(
   };
 }
 
+/**
+ * A model with other values in the place of some of its tensors.
+ * @param config the same, but for a head that becomes a tensor of its own
+ * @param values by name, computed each time that they are read
+ */
+export function replaceTensors(
+  model: StreamedModel,
+  config: MambaConfig,
+  values: ReadonlyMap<string, () => Float32Array<ArrayBuffer>>,
+): StreamedModel {
+  const { tensors } = model;
+  const entries = new Map(tensors.entries);
+  const shapes = expectedTensors(config);
+  const embeddings = tensors.entries.get(EMBEDDING) as TensorEntry;
+  if (values.has(HEAD) && !entries.has(HEAD)) entries.set(HEAD, { ...embeddings, name: HEAD });
+  const source: TensorSource = {
+    ...tensors,
+    entries,
+    readFloat32: (name, rows) => {
+      const replaced = values.get(name)?.();
+      if (!replaced) return tensors.readFloat32(name, rows);
+      if (!rows) return replaced;
+      const width = replaced.length / (shapes.get(name)?.[0] ?? 1);
+      return replaced.slice(rows.start * width, (rows.start + rows.count) * width);
+    },
+    readInt32: (name) => tensors.readInt32(name),
+    close: () => tensors.close(),
+  };
+  return streamedModel(config, source, model.source, model.generationConfig);
+}
+
 function disposeLayer(layer: MambaLayer, parameters: Parameters): void {
-  for (const module of layer.linears) for (const [, variable] of adapterTensors(module)) variable.dispose();
-  layer.frozenA?.dispose();
+  for (const { lora } of layer.modules) if (lora) disposeLora(lora);
+  layer.frozenA?.A.dispose();
   disposeParameters(parameters);
 }
 
@@ -107,12 +148,13 @@ export function streamedLogits(
   const shape = model.parameters.get(name)?.shape as [number, number];
   const [vocabSize] = shape;
   const logits = new Float32Array(ids.length * vocabSize);
-  const lora = adaptTiedHead && name === EMBEDDING ? attachedTo(embeddingModule(model), attach) : null;
+  const lora = adaptTiedHead && name === EMBEDDING ? attachedEmbedding(model, attach) : null;
+  const x = lora?.magnitude ? tf.mul(hidden, tf.div(lora.magnitude.value, lora.magnitude.norm as Tensor)) : hidden;
   for (const rows of rowChunks(shape)) {
     const part = tf.tidy(() => {
       const W = tf.tensor(readFinite(model.tensors, name, rows), [rows.count, shape[1]]);
       const loraB = lora && (tf.transpose(tf.slice(lora.A, [0, rows.start], [-1, rows.count])) as Tensor2D);
-      const head = { x: hidden as Tensor, W: W as Tensor2D, loraA: lora && (tf.transpose(lora.B) as Tensor2D), loraB };
+      const head = { x: x as Tensor, W: W as Tensor2D, loraA: lora && (tf.transpose(lora.B) as Tensor2D), loraB };
       return loraLinear(head, { scaling: lora?.scaling ?? 1 });
     });
     const values = part.dataSync<'float32'>();
@@ -121,8 +163,8 @@ export function streamedLogits(
       logits.set(values.subarray(row * rows.count, (row + 1) * rows.count), row * vocabSize + rows.start);
     }
   }
-  disposeLora(lora);
-  hidden.dispose();
+  if (lora) disposeLora(lora);
+  tf.dispose([hidden, x]);
   return logits;
 }
 
@@ -134,7 +176,7 @@ function streamedHidden(model: StreamedModel, ids: readonly number[], attach: At
   let residual: Tensor | null = null;
   for (let index = 0; index < config.numHiddenLayers; index++) {
     const part = model.loadLayer(index);
-    attach(part.layer.linears);
+    attach(part.layer.modules);
     const run = () => {
       const result = runLayer(part.layer, hidden, residual, context, null, false);
       return [result.hidden, result.residual];
@@ -164,7 +206,7 @@ function lookUp(model: StreamedModel, ids: readonly number[], attach: AttachAdap
     values.set(readFinite(model.tensors, EMBEDDING, { start: id, count: 1 }), row * width);
   }
   const module = embeddingModule(model);
-  const lora = attachedTo(module, attach);
+  const lora = attachedEmbedding(model, attach);
   const embedded = tf.tidy(() => {
     const rows = tf.tensor1d(distinct, 'int32');
     const positions = ids.map((id) => distinct.indexOf(id));
@@ -177,7 +219,7 @@ function lookUp(model: StreamedModel, ids: readonly number[], attach: AttachAdap
       tf.tensor2d(positions, [1, ids.length], 'int32'),
     );
   });
-  disposeLora(lora);
+  if (lora) disposeLora(lora);
   return embedded as Tensor3D;
 }
 
@@ -185,13 +227,31 @@ function embeddingModule(model: StreamedModel): EmbeddingModule {
   return model.modules.get('backbone.embeddings') as EmbeddingModule;
 }
 
-/** What `attach` puts on a module, which itself stays without. */
-export function attachedTo(module: Module, attach: AttachAdapter): LoraWeights | null {
-  const copy = { ...module };
-  attach([copy]);
-  return copy.lora;
+/**
+ * What `attach` puts on the embeddings, which themselves stay without; the caller's to free ({@link disposeLora}). With DoRA the norms
+ * of the merged columns, which no run of rows shows, are computed and kept in it.
+ */
+export function attachedEmbedding(model: StreamedModel, attach: AttachAdapter): LoraWeights | null {
+  const module = { ...embeddingModule(model), weight: embeddingModule(model).weight };
+  attach([module]);
+  const { lora } = module;
+  if (lora?.magnitude) lora.magnitude.norm = tf.keep(columnNorms(model, module.weight.shape, lora));
+  return lora;
 }
 
-function disposeLora(lora: LoraWeights | null): void {
-  if (lora) tf.dispose([lora.A, lora.B]);
+function columnNorms(model: StreamedModel, shape: number[], lora: LoraWeights): Tensor1D {
+  return tf.tidy(() => {
+    let squares: Tensor1D | undefined;
+    for (const rows of rowChunks(shape)) {
+      const sum: Tensor1D = tf.tidy(() => {
+        const W = tf.tensor(readFinite(model.tensors, EMBEDDING, rows), [rows.count, ...shape.slice(1)]);
+        const update = tf.matMul(tf.slice(lora.A, [0, rows.start], [-1, rows.count]), lora.B, true, true);
+        const part = tf.sum(tf.square(tf.add(W, tf.mul(lora.scaling, update))), 0);
+        return (squares ? tf.add(squares, part) : part) as Tensor1D;
+      });
+      squares?.dispose();
+      squares = sum;
+    }
+    return tf.sqrt(squares as Tensor1D);
+  });
 }

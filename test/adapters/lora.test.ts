@@ -4,8 +4,7 @@ import { cpSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { getPeftModel, LoraConfig, type LoraConfigFields, PeftModel, targetedModules } from '../../adapters/index.ts';
-import { valueAndGradients } from '../../src/autograd/index.ts';
+import { getPeftModel, LoraConfig, PeftModel, targetedModules } from '../../adapters/index.ts';
 import { selectBackend } from '../../src/backends/select.ts';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { writeSafetensors } from '../../src/checkpoint/safetensors_writer.ts';
@@ -15,39 +14,8 @@ import { MambaConfig } from '../../src/model/config.ts';
 import { GOLDEN_FOLDER } from '../golden/golden.ts';
 import { forEachBackend, testedBackends } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
-import { numericalGradient } from '../helpers/finite_differences.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
-
-const ALL = ['embeddings', 'in_proj', 'x_proj', 'dt_proj', 'out_proj'];
-const CONFIG = new MambaConfig({ vocabSize: 40, hiddenSize: 16, numHiddenLayers: 2, stateSize: 4, timeStepRank: 2 });
-const ROWS = [[3, 14, 15, 9, 26, 5, 35, 8]];
-
-/** A model that the test's end disposes of. */
-function newModel(config = CONFIG): MambaForCausalLM {
-  const model = MambaForCausalLM.fromConfig(config, { seed: 4 });
-  onTestFinished(() => model.dispose());
-  return model;
-}
-
-function adapted(fields: Partial<LoraConfigFields>, config = CONFIG, seed = 0): PeftModel {
-  return getPeftModel(newModel(config), new LoraConfig(fields), { seed });
-}
-
-function logitsOf(model: MambaForCausalLM): Float32Array {
-  const { logits } = model.forward({ inputIds: ROWS });
-  const values = logits.dataSync<'float32'>().slice();
-  logits.dispose();
-  return values;
-}
-
-function batch() {
-  const inputIds = Int32Array.from(ROWS.flat());
-  return { inputIds, labels: inputIds, batch: 1, seqlen: inputIds.length };
-}
-
-function lossOf(model: MambaForCausalLM): number {
-  return tf.tidy(() => model.lossSum(batch()).lossSum.dataSync()[0] as number);
-}
+import { ALL, adapted, CONFIG, expectSlopes, gradientsOf, LIVELY, logitsOf, lossOf, newModel } from './tiny_adapter.ts';
 
 beforeAll(async () => {
   await selectBackend(testedBackends()[0] ?? 'cpu');
@@ -79,12 +47,12 @@ describe('targets', () => {
   it('that match nothing are listed, with what exists', () => {
     expect(() => names(['in_proj', 'q_proj', 'v_proj'])).toThrow(
       new ConfigError(
-        'target_modules: q_proj, v_proj matches no module; the modules are embeddings, in_proj, x_proj, dt_proj, out_proj.',
+        'target_modules: q_proj, v_proj matches no module; the modules are embeddings, in_proj, conv1d, x_proj, dt_proj, out_proj.',
       ),
     );
     expect(() => names('in_proj')).toThrow(
       new ConfigError(
-        'target_modules: the expression in_proj matches no module; the modules are embeddings, in_proj, x_proj, dt_proj, out_proj (such as backbone.layers.0.mixer.in_proj).',
+        'target_modules: the expression in_proj matches no module; the modules are embeddings, in_proj, conv1d, x_proj, dt_proj, out_proj (such as backbone.layers.0.mixer.in_proj).',
       ),
     );
   });
@@ -196,7 +164,7 @@ describe('peft folders', () => {
     });
   });
 
-  it.each([{}, { useRslora: true, loraAlpha: 3 }, { targetModules: '.*(dt|in)_proj' }])(
+  it.each([{}, { useRslora: true, loraAlpha: 3 }, { useDora: true, r: 3 }, { targetModules: '.*(dt|in)_proj' }])(
     'save and load of %j give equal logits',
     async (fields) => {
       const peft = adapted({ targetModules: ALL, initLoraWeights: false, ...fields });
@@ -299,44 +267,15 @@ forEachBackend((backend) => {
     it('gives the same gradients with gradient checkpointing', () => {
       const { model } = adapted({ targetModules: ALL, initLoraWeights: false, loraDropout: 0.4 });
       model.setDropout({ seed: 3, step: 7 });
-      const gradients = () =>
-        tf.tidy(() =>
-          valueAndGradients(
-            () => model.lossSum(batch()).lossSum,
-            [...model.trainableParameters().values()],
-          ).gradients.map((gradient) => [...(gradient?.dataSync() ?? [])]),
-        );
-      const plain = gradients();
+      const plain = gradientsOf(model);
       model.gradientCheckpointing = true;
-      for (const [i, values] of gradients().entries()) expectClose(values, plain[i] ?? [], { rtol: 5e-6 });
+      for (const [name, values] of gradientsOf(model)) expectClose(values, plain.get(name) ?? [], { rtol: 5e-6, name });
     });
   });
 
   it.each(ALL)('gradient of the LoRA on %s against finite differences', (target) => {
-    // Step sizes and weights large enough for every projection to matter.
-    const lively = CONFIG.with({ numHiddenLayers: 1, initializerRange: 0.4, timeStepMin: 0.2, timeStepMax: 2 });
-    const { model } = adapted({ r: 2, loraAlpha: 4, targetModules: [target], initLoraWeights: false }, lively);
-    const parameters = model.trainableParameters();
-    expect(parameters.size).toBe(2);
-    const gradients = tf.tidy(() =>
-      valueAndGradients(() => model.lossSum(batch()).lossSum, [...parameters.values()]).gradients.map((gradient) => [
-        ...(gradient?.dataSync() ?? []),
-      ]),
-    );
-    for (const [name, variable] of parameters) {
-      const gradient = gradients.shift() ?? [];
-      const start = [...variable.dataSync()];
-      const norm = Math.hypot(...gradient);
-      const lossAt = (distance: number) => {
-        const values = start.map((value, i) => value + (distance * (gradient[i] as number)) / norm);
-        tf.tidy(() => variable.assign(tf.tensor(values, variable.shape)));
-        return lossOf(model);
-      };
-      const [slope] = numericalGradient(([distance]) => lossAt(distance as number), [0], 0.01);
-      lossAt(0);
-      expect(norm, `${name} has a slope`).toBeGreaterThan(0.02);
-      // The loss is about 30 in float32: its rounding over the step bounds what a difference can show.
-      expectClose([norm], [slope as number], { rtol: 1e-3, atol: 5e-4, name: `slope of ${name} on ${backend}` });
-    }
+    const { model } = adapted({ r: 2, loraAlpha: 4, targetModules: [target], initLoraWeights: false }, LIVELY);
+    expect(model.trainableParameters().size).toBe(2);
+    expectSlopes(model, backend);
   });
 });

@@ -18,17 +18,46 @@ describe('fields', () => {
       loraDropout: 0,
       targetModules: ['x_proj', 'embeddings', 'in_proj', 'out_proj'],
       useRslora: false,
+      useDora: false,
       initLoraWeights: true,
       bias: 'none',
+      excludeModules: null,
+      layersToTransform: null,
+      layersPattern: null,
+      rankPattern: {},
+      alphaPattern: {},
+      loraBias: false,
+      modulesToSave: null,
       taskType: 'CAUSAL_LM',
       baseModelNameOrPath: null,
     });
-    expect(config.scaling).toBe(1);
+    expect(config.scalingOf('backbone.embeddings')).toBe(1);
   });
 
   it('scale by alpha / r, with rslora by alpha / sqrt(r)', () => {
-    expect(new LoraConfig({ r: 16, loraAlpha: 8 }).scaling).toBe(0.5);
-    expect(new LoraConfig({ r: 16, loraAlpha: 8, useRslora: true }).scaling).toBe(2);
+    expect(new LoraConfig({ r: 16, loraAlpha: 8 }).scalingOf('a')).toBe(0.5);
+    expect(new LoraConfig({ r: 16, loraAlpha: 8, useRslora: true }).scalingOf('a')).toBe(2);
+  });
+
+  it('patterns give single modules their rank and alpha: the first name or expression that matches', () => {
+    const config = new LoraConfig({
+      r: 4,
+      loraAlpha: 8,
+      rankPattern: { 'layers.0.mixer.in_proj': 2, in_proj: 16, x_proj: 1 },
+      alphaPattern: { '(in|x)_proj': 32 },
+    });
+    const ranks = ['0.mixer.in_proj', '1.mixer.in_proj', '0.mixer.x_proj', '0.mixer.dt_proj'].map((name) => {
+      const full = `backbone.layers.${name}`;
+      return [config.rankOf(full), config.scalingOf(full)];
+    });
+    expect(ranks).toEqual([
+      [2, 16],
+      [16, 2],
+      [1, 32],
+      [4, 2],
+    ]);
+    expect(config.rankOf('backbone.layers.0.mixer.fin_proj'), 'a name is whole parts').toBe(4);
+    expect(config.with({ useRslora: true }).scalingOf('backbone.layers.1.mixer.in_proj')).toBe(8);
   });
 
   it('left undefined take the default', () => {
@@ -48,11 +77,38 @@ describe('fields', () => {
     [{ targetModules: [] }, 'targetModules must be module names or one valid regular expression'],
     [{ targetModules: ['in_proj', 3] }, 'targetModules must be module names or one valid regular expression'],
     [{ targetModules: '(' }, 'targetModules must be module names or one valid regular expression'],
-    [{ initLoraWeights: 'pissa' }, 'initLoraWeights is "pissa", expected true, false or \'gaussian\''],
-    [{ bias: 'all' }, 'bias is "all", expected \'none\''],
+    [
+      { initLoraWeights: 'eva' },
+      "initLoraWeights is \"eva\", expected true, false, 'gaussian', 'pissa', 'olora' or 'orthogonal'",
+    ],
+    [{ bias: 'some' }, "bias is \"some\", expected 'none', 'all' or 'lora_only'"],
+    [{ excludeModules: [] }, 'excludeModules must be module names or one valid regular expression'],
+    [{ layersToTransform: [-1] }, 'layersToTransform is [-1], expected whole numbers from 0'],
+    [{ layersToTransform: [] }, 'layersToTransform is [], expected whole numbers from 0'],
+    [{ layersToTransform: 0, layersPattern: [''] }, 'layersPattern must be names of the list of layers'],
+    [{ rankPattern: { '(': 3 } }, 'rankPattern: "(" is neither a module name nor a valid regular expression'],
+    [{ rankPattern: { in_proj: 0 } }, 'rankPattern: "in_proj" is 0, expected a whole number from 1'],
+    [{ rankPattern: 3 }, 'rankPattern must be an object of module names and numbers'],
+    [{ alphaPattern: { in_proj: -1 } }, 'alphaPattern: "in_proj" is -1, expected a number above 0'],
+    [{ modulesToSave: [] }, 'modulesToSave must be names of modules or parameters'],
+    [{ modulesToSave: 'lm_head' }, 'modulesToSave must be names of modules or parameters'],
+    [{ loraBias: 1 }, 'loraBias is 1, expected true or false'],
+    [
+      { targetModules: '.*', layersToTransform: 1 },
+      'layersToTransform needs targetModules as a list of names; an expression can say the layers itself',
+    ],
+    [{ layersPattern: 'layers' }, 'layersPattern says what layersToTransform counts, and that is not given'],
+    [{ loraBias: true, useDora: true }, 'loraBias and useDora exclude each other'],
+    [
+      { loraBias: true, initLoraWeights: 'gaussian' },
+      'loraBias needs initLoraWeights true or false, and it is "gaussian"',
+    ],
+    [{ useQalora: true }, 'useQalora is not supported: the base model is not quantized'],
+    [{ fan_in_fan_out: true }, 'fan_in_fan_out is not supported: the weights of Mamba are [out, in]'],
     [{ taskType: 'SEQ_CLS' }, 'taskType is "SEQ_CLS", expected \'CAUSAL_LM\''],
     [{ lora_alpha: 8 }, 'lora_alpha is no supported option; did you mean loraAlpha?'],
-    [{ megatronConfig: {} }, 'megatronConfig is no supported option'],
+    [{ megatronConfig: {} }, 'megatronConfig is not supported: one process trains on one device'],
+    [{ colour: 'red' }, 'colour is no supported option'],
   ])('%j is refused', (fields, message) => {
     expect(() => new LoraConfig(fields as Partial<LoraConfigFields>)).toThrow(
       new ConfigError(`LoraConfig: ${message}.`),
@@ -88,6 +144,12 @@ describe('adapter_config.json', () => {
       loraDropout: 0.25,
       targetModules: '.*in_proj',
       useRslora: true,
+      excludeModules: ['0.mixer.in_proj'],
+      rankPattern: { x_proj: 2 },
+      alphaPattern: { x_proj: 5 },
+      bias: 'all',
+      loraBias: true,
+      modulesToSave: ['lm_head'],
       baseModelNameOrPath: 'a/b',
     });
     const json = JSON.parse(JSON.stringify(config.toJSON())) as Record<string, unknown>;
@@ -115,20 +177,38 @@ describe('adapter_config.json', () => {
   it.each<[Record<string, unknown>, string]>([
     [{ peft_type: 'LOHA' }, 'here: peft_type is "LOHA", expected "LORA"; other adapter types are not supported.'],
     [{ peft_type: undefined }, 'here: peft_type is undefined, expected "LORA"; other adapter types are not supported.'],
-    [{ use_dora: true }, 'here: options that are not supported: use_dora = true.'],
     [
-      { use_dora: true, rank_pattern: { in_proj: 4 }, modules_to_save: ['lm_head'], layers_to_transform: [0] },
-      'here: options that are not supported: layers_to_transform = [0], modules_to_save = ["lm_head"], rank_pattern = {"in_proj":4}, use_dora = true.',
+      { use_qalora: true },
+      'here: options that are not supported: use_qalora = true (the base model is not quantized).',
+    ],
+    [
+      { use_qalora: true, layer_replication: [[0, 2]] },
+      'here: options that are not supported: layer_replication = [[0,2]] (a model has the layers of its checkpoint); use_qalora = true (the base model is not quantized).',
     ],
     [{ r: '8' }, 'here: LoraConfig: r is 8, expected a whole number from 1.'],
     [{ lora_dropout: 'no' }, 'here: LoraConfig: loraDropout is no, expected a probability from 0 to below 1.'],
-    [{ bias: 'lora_only' }, 'here: LoraConfig: bias is "lora_only", expected \'none\'.'],
+    [{ bias: 'yes' }, "here: LoraConfig: bias is \"yes\", expected 'none', 'all' or 'lora_only'."],
   ])('%j is refused by name', (change, message) => {
     expect(() => LoraConfig.fromJSON({ ...json, ...change }, 'here')).toThrow(new ConfigError(message));
   });
 
-  it('an adapter trained from another initialisation reads as a plain one: its tensors are what counts', () => {
-    expect(LoraConfig.fromJSON({ ...json, init_lora_weights: 'pissa' }, 'here').initLoraWeights).toBe(true);
+  it.each([
+    ['pissa', 'pissa'],
+    ['olora', 'olora'],
+    ['gaussian', true],
+    ['eva', true],
+    ['orthogonal', true],
+    [false, true],
+  ])('init_lora_weights %s reads as %s: what does not change the base is of no account', (stored, wanted) => {
+    expect(LoraConfig.fromJSON({ ...json, init_lora_weights: stored }, 'here').initLoraWeights).toBe(wanted);
+  });
+
+  it.each(['pissa_niter_4', 'corda', 'loftq', 'lora_ga'])('init_lora_weights %s is refused', (init) => {
+    expect(() => LoraConfig.fromJSON({ ...json, init_lora_weights: init }, 'here')).toThrow(
+      new ConfigError(
+        `here: init_lora_weights is "${init}": the adapter belongs to changed base weights that its files do not give. In peft, save it as a plain one (save_pretrained with path_initial_model_for_weight_conversion).`,
+      ),
+    );
   });
 
   it('a folder that is none says what is there', () => {

@@ -72,8 +72,16 @@ describe('a good config', () => {
       lora_alpha: 8,
       lora_dropout: 0,
       target_modules: ['x_proj', 'embeddings', 'in_proj', 'out_proj'],
+      exclude_modules: null,
+      layers_to_transform: null,
+      layers_pattern: null,
+      rank_pattern: {},
+      alpha_pattern: {},
       bias: 'none',
+      lora_bias: false,
+      modules_to_save: null,
       use_rslora: false,
+      use_dora: false,
       init_lora_weights: true,
       init_from: null,
     });
@@ -193,8 +201,8 @@ describe('a mistake', () => {
       'run.yaml:8:3: adapter.target_modules: found a list; expected a non-empty list, each item a non-empty string or a non-empty string',
     ],
     [
-      { adapter: 'init_lora_weights: pissa' },
-      'run.yaml:8:3: adapter.init_lora_weights: found the string "pissa"; expected one of true, false, gaussian',
+      { adapter: 'init_lora_weights: eva' },
+      'run.yaml:8:3: adapter.init_lora_weights: found the string "eva"; expected one of true, false, gaussian, pissa, olora, orthogonal',
     ],
     [
       { adapter: 'type: dora' },

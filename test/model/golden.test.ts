@@ -19,6 +19,7 @@ const LAYOUTS = [
   ['tied', 'model-sharded'],
   ['tied', 'model-original'],
   ['rslora', 'model'],
+  ['dora', 'model'],
 ] as const;
 
 forEachBackend((backend) => {
@@ -88,7 +89,7 @@ forEachBackend((backend) => {
 
 /** peft's name in memory, which has the adapter's own name in it. */
 function goldenName(key: string): string {
-  return `grad.${key.replace(/\.(lora_[AB])\.weight$/, '.$1.default.weight').replace(/\.(lora_embedding_[AB])$/, '.$1.default')}`;
+  return `grad.${key.replace(/\.(lora_[AB])\.weight$|\.(lora_magnitude_vector)$/, '.$1$2.default.weight').replace(/\.(lora_embedding_[AB])$/, '.$1.default')}`;
 }
 
 function unmaskedRows(values: ArrayLike<number>, mask: number[]): number[] {

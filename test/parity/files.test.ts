@@ -49,7 +49,7 @@ describe.runIf(interpreter)('files', () => {
   });
   afterAll(() => python.stop());
 
-  it.each(['tied', 'rslora'])(
+  it.each(['tied', 'rslora', 'dora'])(
     '%s: our adapter folder in peft gives the same logits, and the golden ones',
     async (name) => {
       const golden = readGolden(name);
@@ -71,6 +71,7 @@ describe.runIf(interpreter)('files', () => {
 
   it.each<[string, Partial<LoraConfigFields>]>([
     ['rslora, names', { r: 4, loraAlpha: 2, useRslora: true }],
+    ['dora', { r: 4, loraAlpha: 2, useDora: true }],
     ['an expression', { r: 3, targetModules: '.*\\.(in_proj|out_proj)' }],
     ['one layer', { r: 5, targetModules: ['3.mixer.x_proj', '0.mixer.in_proj'] }],
   ])('mamba-5m with a fresh adapter (%s) in peft', async (_, fields) => {

@@ -43,12 +43,17 @@ async function writePair(folder: string, numHiddenLayers: number): Promise<void>
   const model = openStreamedModel(join(folder, 'model'));
   const lora = new LoraConfig({ r: 8, targetModules: TARGETS });
   const adapter = targetedModules(model, lora)
-    .flatMap((module) => adapterShapes(module, lora.r))
+    .flatMap((module) => adapterShapes(module, lora))
     .map(([name, shape], seed) => ({
       name,
       shape,
       dtype: 'F32' as const,
-      data: () => values(shape[0] * shape[1], 0.02, seed),
+      data: () =>
+        values(
+          shape.reduce((product, size) => product * size),
+          0.02,
+          seed,
+        ),
     }));
   model.close();
   writeSafetensors(join(folder, 'adapter_model.safetensors'), adapter, { format: 'pt' });

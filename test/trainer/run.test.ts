@@ -175,7 +175,7 @@ describe('a run', () => {
     const error = runTraining(project.config({ trainer: next, adapter: changed }), quiet);
     await expect(error).rejects.toThrow(ConfigError);
     await expect(error).rejects.toThrow(
-      /adapter\.r is 3, the adapter has 2\n.*use_rslora is true, the adapter has false\n.*target_modules is \[x_proj\], the adapter has \[embeddings, in_proj, out_proj, x_proj\]/,
+      /adapter\.r is 3, the adapter has 2\n.*target_modules is \[x_proj\], the adapter has \[embeddings, in_proj, out_proj, x_proj\]\n.*use_rslora is true, the adapter has false/,
     );
   });
 

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Adapters written with each option, loaded by peft: the same logits. */
+import { join } from 'node:path';
+import * as tf from '@tensorflow/tfjs-core';
+import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
+import { getPeftModel, LoraConfig, type LoraConfigFields } from '../../adapters/index.ts';
+import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
+import { readGolden } from '../golden/golden.ts';
+import { bestBackend } from '../helpers/backends.ts';
+import { expectClose } from '../helpers/compare.ts';
+import { temporaryFolder } from '../helpers/temporary_folder.ts';
+import { type Python, startPython } from './python.ts';
+
+const interpreter = inject('python');
+const PROJECTIONS = ['in_proj', 'x_proj', 'out_proj'];
+
+/** No LoRA on dt_proj, and no A_log or D of its own: what peft makes of them, transformers does not read. */
+const OPTIONS: [name: string, fields: Partial<LoraConfigFields>][] = [
+  ['patterns', { rankPattern: { in_proj: 5, '.*0.*x_proj': 2 }, alphaPattern: { 'out_proj|embeddings': 11 } }],
+  [
+    'patterns, rslora, dora',
+    { rankPattern: { in_proj: 5 }, alphaPattern: { x_proj: 3 }, useRslora: true, useDora: true },
+  ],
+  ['layers', { targetModules: PROJECTIONS, layersToTransform: [1], layersPattern: 'layers' }],
+  ['one layer, whole names', { targetModules: ['x_proj', 'backbone.layers.0.mixer.in_proj'], layersToTransform: 1 }],
+  ['exclude names', { excludeModules: ['0.mixer.x_proj', 'embeddings'] }],
+  ['exclude by expression', { targetModules: 'all-linear', excludeModules: '.*(dt_proj|0.mixer.out_proj)' }],
+  ['lora_bias', { targetModules: PROJECTIONS, loraBias: true, loraAlpha: 3 }],
+  ['bias: all', { bias: 'all' }],
+  ['pissa', { initLoraWeights: 'pissa', loraAlpha: 6 }],
+  ['pissa, dora, rslora', { initLoraWeights: 'pissa', useDora: true, useRslora: true }],
+  ['olora', { initLoraWeights: 'olora', loraAlpha: 6 }],
+  ['orthogonal', { initLoraWeights: 'orthogonal' }],
+  ['modules_to_save: lm_head', { modulesToSave: ['lm_head'] }],
+  ['modules_to_save: norm, norm_f', { targetModules: ['in_proj'], modulesToSave: ['norm', 'norm_f'] }],
+  ['modules_to_save: conv1d', { targetModules: ['in_proj'], modulesToSave: ['conv1d'] }],
+  ['modules_to_save: embeddings', { targetModules: ['in_proj'], modulesToSave: ['embeddings'] }],
+  ['modules_to_save: x_proj, bias: all', { targetModules: ['in_proj'], modulesToSave: ['x_proj'], bias: 'all' }],
+];
+
+describe.runIf(interpreter)('adapters in peft', () => {
+  let python: Python;
+  beforeAll(() => {
+    python = startPython(interpreter as string);
+  });
+  afterAll(() => python.stop());
+
+  it.each(OPTIONS)('%s', async (_, fields) => {
+    const golden = readGolden('tied');
+    const input_ids = golden.rows('input_ids');
+    const folder = join(golden.folder, 'model');
+    const model = await MambaForCausalLM.fromPretrained(folder, { backend: bestBackend });
+    onTestFinished(() => model.dispose());
+    const base = logitsOf(model, input_ids);
+    const peft = getPeftModel(model, new LoraConfig({ r: 4, initLoraWeights: false, ...fields }));
+    for (const [name, variable] of model.trainableParameters()) {
+      if (fields.initLoraWeights || !name.includes('lora_'))
+        tf.tidy(() => variable.assign(tf.add(tf.mul(variable, 1.1), 0.02 + name.length / 1e3)));
+    }
+    const adapter = join(temporaryFolder(), 'adapter');
+    await peft.savePretrained(adapter);
+    const answer = await python.ask<{ logits: number[] }>('adapter_logits', { model: folder, adapter, input_ids });
+    const own = logitsOf(model, input_ids);
+    expect(own).not.toEqual(base);
+    expectClose(own, answer.logits, { rtol: 0, atol: 1e-4 });
+  });
+});
+
+function logitsOf(model: MambaForCausalLM, inputIds: number[][]): Float32Array {
+  const { logits } = model.forward({ inputIds });
+  const values = logits.dataSync<'float32'>().slice();
+  logits.dispose();
+  return values;
+}
