@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Seconds and peak memory of one LoRA train step, each case in a process of its own. `--peer` times transformers and peft beside
- * it (bench/peer/peer_step.py), but for 8x256, which takes them minutes a step: `--peer=all` times that too.
+ * it (bench/peer/peer_step.py), but for 8x256, which takes them minutes a step: `--peer=all` times that too. `--backend=cuda` measures
+ * the GPU's cases instead, those whose name holds TEXT with `--only=TEXT`, kernel by kernel with `--profile`.
  */
 
 import { answer, givenCase, runCase } from './helpers/child.ts';
+import { type GpuCase, measureOnGpu, printOnGpu } from './helpers/gpu_train_step.ts';
 import { runPython } from './helpers/python.ts';
-import { digits, nativeBackend, printHeader, printTable, timeMedian } from './helpers/report.ts';
+import { digits, isOnGpu, nativeBackend, printHeader, printTable, timeMedian } from './helpers/report.ts';
 import { benchModel, parseShape, trainStep } from './helpers/steps.ts';
 
 interface Case {
@@ -77,6 +79,12 @@ function main(): void {
   printTable([...columns, ...(withPeer ? ['peer, ms', 'ratio', 'peer RSS, GB'] : [])], rows);
 }
 
-const benchCase = givenCase<Case>();
-if (benchCase) answer(await measure(benchCase));
-else main();
+if (isOnGpu) {
+  const gpuCase = givenCase<GpuCase>();
+  if (gpuCase) answer(await measureOnGpu(gpuCase));
+  else await printOnGpu(import.meta.url);
+} else {
+  const benchCase = givenCase<Case>();
+  if (benchCase) answer(await measure(benchCase));
+  else main();
+}

@@ -12,7 +12,7 @@ export function givenCase<T>(): T | undefined {
 }
 
 /**
- * Runs the benchmark's own script for one case.
+ * Runs the benchmark's own script for one case, with the same arguments.
  * @param script its import.meta.url
  * @returns what it gave to {@link answer}
  */
@@ -22,7 +22,7 @@ export function runCase<T>(script: string, benchCase: unknown, threads?: number)
     [CASE_VARIABLE]: JSON.stringify(benchCase),
     ...(threads && { MAMBATUNE_NUM_THREADS: String(threads) }),
   };
-  const text = execFileSync(process.execPath, [fileURLToPath(script)], {
+  const text = execFileSync(process.execPath, [fileURLToPath(script), ...process.argv.slice(2)], {
     env,
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'inherit'],

@@ -7,6 +7,7 @@ import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { MambaConfig } from '../../src/model/config.ts';
 import { createRandom } from '../../src/random.ts';
 import { createAdamw } from '../../trainer/optimizer.ts';
+import { isOnGpu } from './report.ts';
 
 /** Random models in the shapes of the published ones: d_model, n_layer. */
 const SIZES: Record<string, [number, number]> = { '130m': [768, 24], '370m': [1024, 48], '790m': [1536, 48] };
@@ -14,7 +15,7 @@ const SIZES: Record<string, [number, number]> = { '130m': [768, 24], '370m': [10
 /** `mamba-5m`, or a random model of a published size. */
 export async function benchModel(name: string): Promise<MambaForCausalLM> {
   const size = SIZES[name];
-  if (!size) return MambaForCausalLM.fromPretrained(`models/${name}`, { backend: 'native' });
+  if (!size) return MambaForCausalLM.fromPretrained(`models/${name}`, { backend: isOnGpu ? 'cuda' : 'native' });
   const [hiddenSize, numHiddenLayers] = size;
   return MambaForCausalLM.fromConfig(new MambaConfig({ vocabSize: 50280, hiddenSize, numHiddenLayers }));
 }
