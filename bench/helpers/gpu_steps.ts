@@ -37,7 +37,9 @@ export function copiedModel(name: string): MambaForCausalLM {
       tf.tidy(() => tf.variable(repeatRows(tf.tensor(source.data, source.shape), shape), false)),
     );
   }
-  return new MambaForCausalLM(new MambaModel(config, parameters, { folder: null, name: null, revision: null }));
+  return new MambaForCausalLM(
+    new MambaModel(config, parameters, { folder: null, name: null, revision: null, fingerprint: null }),
+  );
 }
 
 function repeatRows(block: tf.Tensor, shape: number[]): tf.Tensor {
