@@ -5,9 +5,11 @@ import * as tf from '@tensorflow/tfjs-core';
 import { canRecord } from '../src/backends/graphs.ts';
 import { accumulateGradients, lossTokens, type StepContext, type StepInputs, type StepOutcome } from './accumulate.ts';
 import { locateNonFinite } from './diagnose.ts';
+import { explainOutOfMemory } from './out_of_memory.ts';
 import { createRecordedSteps } from './recorded_step.ts';
 
 export interface Stepper {
+  /** @throws UserError saying what holds the device's memory when a step does not fit into it; the run can go on with smaller ones */
   run(inputs: StepInputs): StepOutcome;
   dispose(): void;
 }
@@ -16,12 +18,19 @@ export interface Stepper {
 export function createStepper(context: StepContext): Stepper {
   const parameters = context.model.trainableParameters();
   const recorded = context.cudaGraphs && canRecord() ? createRecordedSteps(context, parameters) : undefined;
+  const run = (inputs: StepInputs): StepOutcome => {
+    const outcome = context.coverage.isComplete() ? recorded?.run(inputs) : undefined;
+    if (!outcome) return runStep(context, parameters, inputs);
+    if (Number.isFinite(outcome.loss) && Number.isFinite(outcome.gradNorm)) return outcome;
+    return { ...outcome, failure: explain(context, parameters, inputs) };
+  };
   return {
     run: (inputs) => {
-      const outcome = context.coverage.isComplete() ? recorded?.run(inputs) : undefined;
-      if (!outcome) return runStep(context, parameters, inputs);
-      if (Number.isFinite(outcome.loss) && Number.isFinite(outcome.gradNorm)) return outcome;
-      return { ...outcome, failure: explain(context, parameters, inputs) };
+      try {
+        return run(inputs);
+      } catch (error) {
+        throw explainOutOfMemory(error, context.model, inputs.batches);
+      }
     },
     dispose: () => recorded?.dispose(),
   };

@@ -10,7 +10,9 @@
 
 #include <algorithm>
 #include <cstdarg>
+#include <cstdlib>
 #include <set>
+#include <string>
 #include <unordered_map>
 
 namespace mambatune {
@@ -22,6 +24,7 @@ constexpr size_t kSmallest = size_t{1} << 20;         // requests up to this sha
 constexpr size_t kSmallSegment = size_t{2} << 20;
 constexpr size_t kLargeSegment = size_t{32} << 20;    // of requests up to half of it
 constexpr size_t kSegmentUnit = size_t{2} << 20;
+constexpr const char* kLimitVariable = "MAMBATUNE_CUDA_MEMORY_MIB";
 
 struct Pool;
 
@@ -51,6 +54,7 @@ Pool (&pools)[2][2] = *reinterpret_cast<Pool (*)[2][2]>(
 std::unordered_map<void*, Block*>& used = *new std::unordered_map<void*, Block*>();
 MemoryStats statistics;
 uint64_t segment_bytes;      // of all segments
+uint64_t graph_segment_bytes;  // of those in the pools of graphs
 uint64_t used_block_bytes;   // of all used blocks
 uint64_t pool_live_bytes, pool_peak_bytes;  // of the pool of graphs
 bool recording = false;
@@ -78,22 +82,39 @@ void free_segments(Pool& pool) {
     pool.free_blocks.erase(block);
     cudaFree(block->memory);
     segment_bytes -= block->bytes;
+    if (pool.of_graphs) graph_segment_bytes -= block->bytes;
     delete block;
   }
+}
+
+// The most bytes of all segments together, from the variable kLimitVariable; without it, what the card has.
+uint64_t segment_limit() {
+  static const uint64_t limit = [] {
+    const char* text = std::getenv(kLimitVariable);
+    const uint64_t mebibytes = text ? std::strtoull(text, nullptr, 10) : 0;
+    return mebibytes > 0 ? mebibytes << 20 : UINT64_MAX;
+  }();
+  return limit;
+}
+
+cudaError_t allocate_segment(size_t size, void** memory) {
+  if (size > segment_limit() - std::min<uint64_t>(segment_bytes, segment_limit())) return cudaErrorMemoryAllocation;
+  return cudaMalloc(memory, size);
 }
 
 // A free block of at least `bytes` from a new segment; null when the card has no more.
 Block* add_segment(Pool& pool, size_t bytes) {
   void* memory = nullptr;
   size_t size = segment_size(pool, bytes);
-  cudaError_t status = cudaMalloc(&memory, size);
+  cudaError_t status = allocate_segment(size, &memory);
   if (status != cudaSuccess && round_up(bytes, kSegmentUnit) < size) {
     size = round_up(bytes, kSegmentUnit);
-    status = cudaMalloc(&memory, size);
+    status = allocate_segment(size, &memory);
   }
   cudaGetLastError();
   if (status != cudaSuccess) return nullptr;
   segment_bytes += size;
+  if (pool.of_graphs) graph_segment_bytes += size;
   Block* block = new Block{static_cast<char*>(memory), size, &pool, true, nullptr, nullptr};
   pool.free_blocks.insert(block);
   return block;
@@ -155,13 +176,16 @@ Error out_of_memory_error(size_t bytes) {
   size_t free_bytes = 0, total_bytes = 0;
   cudaMemGetInfo(&free_bytes, &total_bytes);
   cudaGetLastError();
+  const std::string limit =
+      segment_limit() == UINT64_MAX ? "" : std::string(", and ") + kLimitVariable + " is " + std::to_string(segment_limit() >> 20);
   return format_error(
       "out of memory on the GPU: %.1f MiB wanted; %.1f MiB in use by %llu buffers, %.1f MiB by copies of weights, %.1f MiB held "
-      "in cache; the card has %.1f MiB free of %.1f MiB. A smaller per_device_train_batch_size or max_length, or "
-      "gradient_checkpointing: true, needs less",
+      "in cache; %.1f MiB of all of this are the memory of recorded steps; the card has %.1f MiB free of %.1f MiB%s. A smaller "
+      "per_device_train_batch_size or max_length, or gradient_checkpointing: true, needs less; cuda_graphs: false keeps no memory "
+      "for recorded steps",
       mebibytes(bytes), mebibytes(statistics.live_bytes), static_cast<unsigned long long>(statistics.live_buffers),
-      mebibytes(statistics.weight_cache_bytes), mebibytes(segment_bytes - used_block_bytes), mebibytes(free_bytes),
-      mebibytes(total_bytes));
+      mebibytes(statistics.weight_cache_bytes), mebibytes(segment_bytes - used_block_bytes),
+      mebibytes(graph_segment_bytes), mebibytes(free_bytes), mebibytes(total_bytes), limit.c_str());
 }
 
 Error take_block(size_t bytes, bool of_graphs, void** memory) {

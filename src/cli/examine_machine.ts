@@ -40,7 +40,16 @@ export interface Findings {
 /** The compilers that native/build.mjs looks for. */
 const COMPILERS = ['c++', 'g++', 'clang++'];
 const VARIABLES = [
-  ...['MAMBATUNE_NATIVE', 'MAMBATUNE_NUM_THREADS', 'MAMBATUNE_DEBUG', 'CXX', 'CUDA_HOME', 'CUDA_VISIBLE_DEVICES'],
+  ...[
+    'MAMBATUNE_NATIVE',
+    'MAMBATUNE_NUM_THREADS',
+    'MAMBATUNE_DEBUG',
+    'CXX',
+    'CUDA_HOME',
+    'CUDA_VISIBLE_DEVICES',
+    'MAMBATUNE_CUDA_MEMORY_MIB',
+    'MAMBATUNE_CUBLAS',
+  ],
   ...['HF_HOME', 'HF_HUB_CACHE', 'HF_ENDPOINT', 'HF_HUB_OFFLINE', 'HF_TOKEN'],
 ];
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Turns whatever a command threw into one message and an exit code. */
 import { CommanderError } from 'commander';
+import { isOutOfMemory } from '../backends/out_of_memory.ts';
 import { messageOf, UserError } from '../errors.ts';
 import { type CliContext, writeJson } from './context.ts';
 
@@ -37,6 +38,9 @@ export function reportError(error: unknown, context: CliContext, commandName: st
 function describeError(error: unknown): ErrorReport {
   if (error instanceof CommanderError) {
     return { kind: 'usage', message: error.message.replace(/^error: /, '').replace('\n', ' '), exitCode: 2 };
+  }
+  if (isOutOfMemory(error) && !(error instanceof UserError)) {
+    return { kind: 'user', message: error.message, exitCode: 1 };
   }
   if (error instanceof UserError) return { kind: 'user', message: error.message, exitCode: error.exitCode };
   if (error instanceof Error && error.name === 'InterruptedError') {
