@@ -18,10 +18,10 @@ export interface AdapterTarget {
   readonly source: { readonly name: string | null };
 }
 
-const CONFIG_FILE = 'adapter_config.json';
-const WEIGHTS_FILE = 'adapter_model.safetensors';
-/** Key of the weights' metadata. */
-const FINGERPRINT = 'base_model_fingerprint';
+export const CONFIG_FILE = 'adapter_config.json';
+export const WEIGHTS_FILE = 'adapter_model.safetensors';
+/** Key of the weights' metadata: the base model's fingerprint. */
+export const FINGERPRINT = 'base_model_fingerprint';
 
 /** A tensor of an adapter, in float32. */
 export interface AdapterTensor {

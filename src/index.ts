@@ -2,8 +2,16 @@
 /** The public door: everything that `import … from 'mambatune'` gives. */
 
 export {
+  type AdapterReport,
+  type CombineOptions,
+  type CombineResult,
+  type ConvertOptions,
+  type ConvertResult,
+  combineAdapters,
+  convertAdapter,
   getPeftModel,
   type InitLoraWeights,
+  inspectAdapter,
   type LogitComparison,
   LoraConfig,
   type LoraConfigFields,

@@ -15,6 +15,8 @@ export const randomStreams = {
   dropout: 3,
   /** Sampling in generation. */
   sampling: 4,
+  /** Which values of adapters are kept when they are combined; the substream is the tensor. */
+  pruning: 5,
 } as const;
 
 /** Where a generator stands; plain JSON. */

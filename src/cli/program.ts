@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { packageRoot } from '../backends/addon.ts';
 import { readJsonFile } from '../files.ts';
+import { adapterCommand } from './commands/adapter.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { evalCommand } from './commands/eval.ts';
 import { generateCommand } from './commands/generate.ts';
@@ -63,13 +64,25 @@ function createProgram(context: CliContext, write: (text: string) => void): Comm
     evalCommand,
     generateCommand,
     mergeCommand,
+    adapterCommand,
     reportCommand,
     initCommand,
     doctorCommand,
   ]) {
-    program.addCommand(command(context).addOption(jsonOption()).copyInheritedSettings(program));
+    addTo(program, command(context));
   }
   return program.helpCommand(false);
+}
+
+/** Adds a command and those in it, with what is the same for all. */
+function addTo(parent: Command, command: Command): void {
+  parent.addCommand(command.copyInheritedSettings(parent));
+  if (command.commands.length === 0) {
+    command.addOption(jsonOption());
+    return;
+  }
+  for (const child of command.commands) child.addOption(jsonOption()).copyInheritedSettings(command);
+  command.helpCommand(false);
 }
 
 /** Whether --json is among the options, which has to be known before they are parsed: parsing may fail. */
@@ -79,7 +92,15 @@ function wantsJson(argv: readonly string[]): boolean {
 }
 
 function commandIn(argv: readonly string[], program: Command): string | undefined {
-  return argv.find((word) => program.commands.some((command) => command.name() === word));
+  const names: string[] = [];
+  let { commands } = program;
+  for (const word of argv) {
+    const command = commands.find((candidate) => candidate.name() === word);
+    if (!command) continue;
+    names.push(word);
+    commands = command.commands;
+  }
+  return names.length > 0 ? names.join(' ') : undefined;
 }
 
 function describeMissingCommand(error: unknown): unknown {

@@ -65,6 +65,23 @@ def checked_adapter_logits(model, adapter, input_ids):
         peft.tuners.tuners_utils._check_lora_target_modules_mamba = patched
 
 
+def combine(model, adapters, weights, options, masks, output):
+    """Writes what add_weighted_adapter makes of adapters to the folder output/combined. Random masks are given, in the order of their use."""
+    given = iter(masks)
+    bernoulli = torch.bernoulli
+    torch.bernoulli = lambda tensor: torch.tensor(next(given), dtype=tensor.dtype).reshape(tensor.shape)
+    try:
+        loaded = PeftModel.from_pretrained(load(model), adapters[0], adapter_name="adapter_0")
+        for i, adapter in enumerate(adapters[1:], 1):
+            loaded.load_adapter(adapter, adapter_name=f"adapter_{i}")
+        names = [f"adapter_{i}" for i in range(len(adapters))]
+        loaded.add_weighted_adapter(names, weights, "combined", **options)
+        loaded.save_pretrained(output, selected_adapters=["combined"])
+        return {"masks_left": len(list(given))}
+    finally:
+        torch.bernoulli = bernoulli
+
+
 def tensors(path):
     """What the safetensors library reads."""
     with safe_open(path, framework="pt") as file:
@@ -156,6 +173,7 @@ COMMANDS = {
         adapter_logits,
         merged_by_peft,
         checked_adapter_logits,
+        combine,
         tensors,
         init_distances,
         encode,
