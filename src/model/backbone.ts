@@ -98,6 +98,7 @@ export function buildLayer(config: MambaConfig, parameters: Parameters, i: numbe
       return parameterOf(parameters, `${prefix}.norm.weight`);
     },
     eps: config.layerNormEpsilon,
+    scanInputEps: config.modelType === 'falcon_mamba' ? config.mixerRmsEps : null,
     inProj,
     conv1d,
     xProj,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The shape of a Mamba model: config.json in Hugging Face's keys (transformers' MambaConfig) or in the original
+ * The shape of a Mamba model: config.json in Hugging Face's keys (transformers' MambaConfig and FalconMambaConfig) or in the original
  * state-spaces keys (d_model, n_layer, ssm_cfg), validated.
  */
 import { ConfigError } from '../errors.ts';
@@ -9,6 +9,8 @@ import { fromStateSpaces, STATE_SPACES_KEYS } from './state_spaces_config.ts';
 
 /** The fields, with transformers' meaning and defaults. */
 export interface MambaConfigFields {
+  /** 'mamba', or 'falcon_mamba', which normalises dt, B and C before the scan. */
+  modelType: 'mamba' | 'falcon_mamba';
   /** Rows of the embedding, 50280. */
   vocabSize: number;
   /** d_model, 768. */
@@ -59,15 +61,18 @@ export interface MambaConfigFields {
   tieWordEmbeddings: boolean;
   /** d_inner, floor(expand * hiddenSize); wins over expand. */
   intermediateSize: number;
+  /** Added to the mean square in falcon_mamba's norms of dt, B and C, 1e-6; without meaning for mamba. */
+  mixerRmsEps: number;
 }
 
-type FieldKind = 'size' | 'positive' | 'number' | 'flag' | 'token' | 'rank' | 'activation' | 'scheme';
+type FieldKind = 'type' | 'size' | 'positive' | 'number' | 'flag' | 'token' | 'rank' | 'activation' | 'scheme';
 type FieldName = keyof MambaConfigFields;
 
 /** Key in config.json, what it may hold, and its default (derived ones have none here). */
 const FIELDS: {
   readonly [Name in FieldName]: readonly [key: string, kind: FieldKind, fallback?: MambaConfigFields[Name]];
 } = {
+  modelType: ['model_type', 'type', 'mamba'],
   vocabSize: ['vocab_size', 'size', 50280],
   hiddenSize: ['hidden_size', 'size', 768],
   stateSize: ['state_size', 'size', 16],
@@ -93,9 +98,11 @@ const FIELDS: {
   useCache: ['use_cache', 'flag', true],
   tieWordEmbeddings: ['tie_word_embeddings', 'flag', true],
   intermediateSize: ['intermediate_size', 'size'],
+  mixerRmsEps: ['mixer_rms_eps', 'positive', 1e-6],
 };
 
 const EXPECTED: Readonly<Record<FieldKind, string>> = {
+  type: '"mamba" or "falcon_mamba" (this project runs Mamba-1 models)',
   size: 'a whole number from 1',
   positive: 'a number above 0',
   number: 'a number from 0',
@@ -109,6 +116,7 @@ const EXPECTED: Readonly<Record<FieldKind, string>> = {
 const FIELD_NAMES = Object.keys(FIELDS) as FieldName[];
 
 export class MambaConfig implements Readonly<MambaConfigFields> {
+  declare readonly modelType: 'mamba' | 'falcon_mamba';
   declare readonly vocabSize: number;
   declare readonly hiddenSize: number;
   declare readonly stateSize: number;
@@ -134,6 +142,7 @@ export class MambaConfig implements Readonly<MambaConfigFields> {
   declare readonly useCache: boolean;
   declare readonly tieWordEmbeddings: boolean;
   declare readonly intermediateSize: number;
+  declare readonly mixerRmsEps: number;
   /** Keys of config.json that are not fields; `toJSON` writes them back. */
   readonly extra: Readonly<Record<string, unknown>>;
 
@@ -169,7 +178,6 @@ export class MambaConfig implements Readonly<MambaConfigFields> {
   static fromJSON(json: unknown, where: string): MambaConfig {
     if (!isJsonObject(json)) throw new ConfigError(`${where}: expected a JSON object with a model's configuration.`);
     try {
-      checkModelType(json);
       const isOriginal = json.hidden_size === undefined && json.d_model !== undefined;
       return isOriginal ? fromHuggingFace(fromStateSpaces(json)) : fromHuggingFace(json);
     } catch (error) {
@@ -180,8 +188,10 @@ export class MambaConfig implements Readonly<MambaConfigFields> {
 
   /** The object to write as config.json: Hugging Face's keys, sorted, and the keys that were not fields. */
   toJSON(): Record<string, unknown> {
-    const json: Record<string, unknown> = { architectures: ['MambaForCausalLM'], ...this.extra, model_type: 'mamba' };
-    for (const name of FIELD_NAMES) json[FIELDS[name][0]] = this[name];
+    const isFalcon = this.modelType === 'falcon_mamba';
+    const architectures = [isFalcon ? 'FalconMambaForCausalLM' : 'MambaForCausalLM'];
+    const json: Record<string, unknown> = { architectures, ...this.extra };
+    for (const name of FIELD_NAMES) if (isFalcon || name !== 'mixerRmsEps') json[FIELDS[name][0]] = this[name];
     return Object.fromEntries(Object.entries(json).sort(([a], [b]) => (a < b ? -1 : 1)));
   }
 
@@ -192,20 +202,9 @@ export class MambaConfig implements Readonly<MambaConfigFields> {
   }
 }
 
-function checkModelType(json: Record<string, unknown>): void {
-  const type = json.model_type;
-  if (type === undefined || type === 'mamba') return;
-  if (type === 'falcon_mamba') {
-    throw new ConfigError(
-      'model_type is "falcon_mamba", which normalises dt, B and C before the scan; this project cannot run that yet. Expected "mamba".',
-    );
-  }
-  throw new ConfigError(`model_type is ${JSON.stringify(type)}; expected "mamba" (this project runs Mamba-1 models).`);
-}
-
 function fromHuggingFace(json: Record<string, unknown>): MambaConfig {
   const fields: Partial<Record<FieldName, unknown>> = {};
-  const extra = new Map(Object.entries(json).filter(([key]) => !STATE_SPACES_KEYS.has(key) && key !== 'model_type'));
+  const extra = new Map(Object.entries(json).filter(([key]) => !STATE_SPACES_KEYS.has(key)));
   for (const name of FIELD_NAMES) {
     const [key] = FIELDS[name];
     // A null id means "none", a null elsewhere means "not given".
@@ -227,6 +226,8 @@ function defaultOf(name: FieldName, given: ReadonlyMap<string, unknown>): unknow
 
 function isAllowed(kind: FieldKind, value: unknown): boolean {
   switch (kind) {
+    case 'type':
+      return value === 'mamba' || value === 'falcon_mamba';
     case 'size':
     case 'rank':
       return Number.isSafeInteger(value) && (value as number) >= 1;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * One Mamba layer: norm, then the mixer (Gu and Dao 2023, figure 3); answers to MambaBlock and MambaMixer of transformers.
+ * In falcon_mamba (Zuo et al. 2024) dt, B and C pass an RMS norm without weights before they are used; FalconMambaMixer.
  *
  *   batch, seqlen    positions of a row of tokens
  *   d_model          width of the residual stream           d_inner   width inside the mixer, expand * d_model
@@ -21,6 +22,8 @@ import { applyLinear, biasOf, convWeightOf } from './modules.ts';
 export interface MambaLayer {
   readonly norm: Variable;
   readonly eps: number;
+  /** Of falcon_mamba's weightless RMS norms of dt, B and C; null where these are not normalised. */
+  readonly scanInputEps: number | null;
   readonly inProj: LinearModule;
   readonly conv1d: ConvModule;
   readonly xProj: LinearModule;
@@ -105,11 +108,8 @@ function runMixer(
     { returnLastState: keepState },
   );
   const u = mask ? tf.mul(conv.y, mask) : conv.y;
-  const [dt, B, C] = splitChannels(applyLinear(layer.xProj, u, dropout), [dtRank, dState, dState]) as [
-    Tensor,
-    Tensor3D,
-    Tensor3D,
-  ];
+  const split = splitChannels(applyLinear(layer.xProj, u, dropout), [dtRank, dState, dState]);
+  const [dt, B, C] = normalise(split, layer.scanInputEps) as [Tensor, Tensor3D, Tensor3D];
   const scan = selectiveScan(
     {
       u: u as Tensor3D,
@@ -128,6 +128,10 @@ function runMixer(
   const out = applyLinear(layer.outProj, scan.out, dropout);
   const after = conv.lastConvState && scan.lastState ? { conv: conv.lastConvState, ssm: scan.lastState } : undefined;
   return { out, state: after };
+}
+
+function normalise(tensors: Tensor[], eps: number | null): Tensor[] {
+  return eps === null ? tensors : tensors.map((x) => rmsNorm({ x }, eps).y);
 }
 
 function stateDecay(layer: MambaLayer): Tensor2D {

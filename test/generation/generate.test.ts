@@ -31,7 +31,7 @@ async function recompute(model: MambaForCausalLM, prompt: number[], count: numbe
 }
 
 describe.each(testedBackends())('on %s', (backend) => {
-  test.each(['tied', 'rslora'])('golden greedy tokens of %s', async (name) => {
+  test.each(['tied', 'rslora', 'falcon_mamba'])('golden greedy tokens of %s', async (name) => {
     const model = await MambaForCausalLM.fromPretrained(join('test', 'golden', name, 'model'), { backend });
     const rows = await generate(model, goldenRows(name, 'generate_prompt'), { maxNewTokens: 12, eosTokenId: null });
     expect(rows).toEqual(goldenRows(name, 'generate_greedy'));

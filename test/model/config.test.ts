@@ -127,12 +127,29 @@ test.each([
   [{ eos_token_id: [1, 2] }, 'eos_token_id is [1,2], expected a token id (a whole number from 0) or null'],
   [{ time_step_rank: 'big' }, 'time_step_rank is "big", expected a whole number from 1 or "auto"'],
   [{ time_step_init_scheme: 'zero' }, 'time_step_init_scheme is "zero", expected "random" or "constant"'],
-  [{ model_type: 'falcon_mamba' }, 'model_type is "falcon_mamba", which normalises dt, B and C'],
-  [{ model_type: 'mamba2' }, 'model_type is "mamba2"; expected "mamba"'],
+  [{ model_type: 'falcon_mamba', mixer_rms_eps: 0 }, 'mixer_rms_eps is 0, expected a number above 0'],
+  [
+    { model_type: 'mamba2' },
+    'model_type is "mamba2", expected "mamba" or "falcon_mamba" (this project runs Mamba-1 models)',
+  ],
 ])('%j is refused with key, value and file', (json, message) => {
   expect(() => MambaConfig.fromJSON(json, 'dir/config.json')).toThrow(ConfigError);
   expect(() => MambaConfig.fromJSON(json, 'dir/config.json')).toThrow('dir/config.json: ');
   expect(() => MambaConfig.fromJSON(json, 'dir/config.json')).toThrow(message);
+});
+
+test('falcon_mamba keeps its type, its architecture and its epsilon', () => {
+  const config = MambaConfig.fromJSON({ model_type: 'falcon_mamba', hidden_size: 32, use_falcon_mambapy: true }, 'c');
+  expect(config).toMatchObject({ modelType: 'falcon_mamba', mixerRmsEps: 1e-6 });
+  expect(config.toJSON()).toMatchObject({
+    architectures: ['FalconMambaForCausalLM'],
+    model_type: 'falcon_mamba',
+    mixer_rms_eps: 1e-6,
+    use_falcon_mambapy: true,
+  });
+  const plain = new MambaConfig().toJSON();
+  expect(plain).toMatchObject({ architectures: ['MambaForCausalLM'], model_type: 'mamba' });
+  expect(plain).not.toHaveProperty('mixer_rms_eps');
 });
 
 test('several faults come in one error', () => {

@@ -20,6 +20,7 @@ const LAYOUTS = [
   ['tied', 'model-original'],
   ['rslora', 'model'],
   ['dora', 'model'],
+  ['falcon_mamba', 'model'],
 ] as const;
 
 forEachBackend((backend) => {

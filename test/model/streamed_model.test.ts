@@ -23,7 +23,7 @@ function open(folder: string): StreamedModel {
 }
 
 forEachBackend((backend) => {
-  it.each(['tied', 'rslora'])('%s: logits of the golden, without and with its adapter', (name) => {
+  it.each(['tied', 'rslora', 'falcon_mamba'])('%s: logits of the golden, without and with its adapter', (name) => {
     const golden = readGolden(name);
     const model = open(join(golden.folder, 'model'));
     const rows = golden.rows('input_ids');

@@ -49,7 +49,7 @@ describe.runIf(interpreter)('files', () => {
   });
   afterAll(() => python.stop());
 
-  it.each(['tied', 'rslora', 'dora'])(
+  it.each(['tied', 'rslora', 'dora', 'falcon_mamba'])(
     '%s: our adapter folder in peft gives the same logits, and the golden ones',
     async (name) => {
       const golden = readGolden(name);

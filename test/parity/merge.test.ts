@@ -46,6 +46,14 @@ describe.runIf(interpreter)('merging', () => {
     expect(largest(after, before)).toBeGreaterThan(0.1);
   });
 
+  it('falcon_mamba: the merged folder gives the adapted logits in transformers', async () => {
+    const output = join(temporaryFolder(), 'merged');
+    const golden = await merge('falcon_mamba', output);
+    const request = { model: output, input_ids: golden.rows('input_ids') };
+    const { logits } = await python.ask<{ logits: number[] }>('model_logits', request);
+    expectClose(logits, golden.floats('lora_logits'), { rtol: 0, atol: 1e-4 });
+  });
+
   it('an adapter that peft refuses loads there after the export, with equal logits', async () => {
     const output = join(temporaryFolder(), 'export');
     const golden = await merge('tied', output, true);

@@ -18,7 +18,7 @@ interface Curve {
 }
 
 forEachBackend((backend) => {
-  describe.each(['tied', 'rslora', 'dora'])('%s', (name) => {
+  describe.each(['tied', 'rslora', 'dora', 'falcon_mamba'])('%s', (name) => {
     it('follows torch for 30 steps', async () => {
       const { train_curve, grad_norms, train } = JSON.parse(
         readFileSync(join(GOLDEN_FOLDER, name, 'golden.json'), 'utf8'),
