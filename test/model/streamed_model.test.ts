@@ -73,7 +73,7 @@ onBackend(bestBackend, () => {
     expect([...model.modules.keys()].slice(0, 3)).toEqual([
       'backbone.embeddings',
       'backbone.layers.0.mixer.in_proj',
-      'backbone.layers.0.mixer.x_proj',
+      'backbone.layers.0.mixer.conv1d',
     ]);
     expect(model.modules.get('backbone.embeddings')?.weight.shape).toEqual([97, 32]);
     expect(model.parameters.get('backbone.norm_f.weight')?.dataSync()).toHaveLength(32);
