@@ -4,7 +4,7 @@ import type { Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { ConfigError } from '../src/errors.ts';
 import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
-import { adapterKeys, adapterTensors, type LoraWeights, type Module } from '../src/model/modules.ts';
+import { adapterKeys, adapterTensors, disposeLora, type LoraWeights, type Module } from '../src/model/modules.ts';
 import { checkInitialization, createDraw, initializeFromWeights, removePrincipalParts } from './initialize.ts';
 import type { LoraConfig } from './lora_config.ts';
 import { readAdapter, writeAdapter } from './peft_files.ts';
@@ -59,6 +59,18 @@ export class PeftModel {
       this.model.parameters.get(name) as Variable,
     ]);
     return new Map([...this.loraTensors(), ...saved]);
+  }
+
+  /** Takes the adapter off the model, which computes what the base does again, and frees its tensors; answers to peft's unload. */
+  unload(): void {
+    const { backbone, modules, parameters } = this.model;
+    for (const module of modules.values()) {
+      if (module.lora) disposeLora(module.lora);
+      module.lora = null;
+    }
+    const own = [...parameters].filter(([name, variable]) => variable !== backbone.baseParameter(name));
+    backbone.restoreParameters();
+    for (const [, variable] of own) variable.dispose();
   }
 
   /** What trains, out of all parameters with the adapter's. */

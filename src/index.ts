@@ -35,9 +35,12 @@ export {
   tokenizeDataset,
 } from '../datasets/index.ts';
 export {
+  type EvalReport,
   type Evaluation,
+  type EvaluationIo,
   evaluate,
   type RunIo,
+  runEvaluation,
   runTraining,
   SFTTrainer,
   type SFTTrainerOptions,

@@ -17,6 +17,8 @@ export const randomStreams = {
   sampling: 4,
   /** Which values of adapters are kept when they are combined; the substream is the tensor. */
   pruning: 5,
+  /** Units that a bootstrap draws. */
+  bootstrap: 12,
 } as const;
 
 /** Where a generator stands; plain JSON. */

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The trainer's public door. */
 export { type Evaluation, evaluate } from './evaluate.ts';
+export type { Difference } from './evaluation/bootstrap.ts';
+export type { EvalReport, JobReport, MetricResult, Variant, VariantResult } from './evaluation/report.ts';
+export { type EvaluationIo, runEvaluation } from './evaluation/run.ts';
+export { formatReport } from './evaluation/table.ts';
 export { InterruptedError } from './interrupt.ts';
 export type { EvalMetrics, Metrics, NormMetrics, TrainMetrics } from './metrics.ts';
 export type { EvalLoss } from './recorder.ts';

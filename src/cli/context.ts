@@ -14,6 +14,8 @@ export interface CliContext {
   json: boolean;
   /** Messages, on stderr. */
   logger: Logger;
+  /** What the process ends with when the command does not throw; 0 unless the command finds that a check failed. */
+  exitCode: 0 | 1;
   /** Puts a part of the result for a person on stdout; with `json` it does nothing. */
   print(text: string): void;
 }
@@ -23,6 +25,7 @@ export function createContext(io: CliIo, json: boolean): CliContext {
     io,
     json,
     logger: createLogger(io.stderr),
+    exitCode: 0,
     print: (text) => {
       if (!json) io.stdout.write(text);
     },

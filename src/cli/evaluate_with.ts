@@ -4,6 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { loadDatasetSource } from '../../datasets/index.ts';
 import { type Evaluation, evaluate, loadExamples } from '../../trainer/index.ts';
 import type { EvalConfig } from '../config/schema.ts';
+import { ConfigError } from '../errors.ts';
 import { AutoTokenizer } from '../tokenizer/tokenizer.ts';
 import { loadModel } from './load_model.ts';
 
@@ -34,6 +35,7 @@ export async function evaluateWith(
   const { config, adapter, maxRecords, signal } = request;
   const { data, trainer } = config;
   const { path, revision, matmul_precision: matmulPrecision } = config.model;
+  if (data.eval === null) throw new ConfigError('data.eval is missing: the records to evaluate on');
   const dataset = await loadDatasetSource(data.eval, { onMessage });
   const tokenizer = await AutoTokenizer.fromPretrained(path, { revision, onMessage });
   const choice = { model: path, revision, adapter, backend: trainer.backend, matmulPrecision };

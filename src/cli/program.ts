@@ -29,7 +29,7 @@ export async function main(argv: readonly string[], io: CliIo): Promise<ExitCode
   const program = createProgram(context, (text) => written.push(text));
   try {
     await program.parseAsync(argv, { from: 'user' });
-    return 0;
+    return context.exitCode;
   } catch (error) {
     const text = written.join('');
     if (error instanceof CommanderError && error.exitCode === 0) {

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a config's keys require of one another and of the disk. Works on a config that may have other faults too. */
-import { existsSync, statSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { looksLikeRepo } from '../hub.ts';
 import { isJsonObject } from '../json.ts';
-
-/** What is wrong, and the keys that lead to it. */
-export interface ConfigProblem {
-  path: readonly PropertyKey[];
-  message: string;
-}
+import { type ConfigProblem, notFound, problem } from './config_problem.ts';
+import { evalProblems } from './eval_checks.ts';
+import { problemsOfSource } from './source_checks.ts';
 
 /**
  * The faults that no key shows by itself: keys that contradict or need each other, files that do not exist, settings that
@@ -19,11 +16,12 @@ export interface ConfigProblem {
  * @param purpose an evaluation does not look at what only training uses.
  */
 export function crossFieldProblems(config: unknown, purpose: 'train' | 'eval'): ConfigProblem[] {
-  const problems = [...modelProblems(config), ...sourceProblems(config, 'eval')];
+  const problems = [...modelProblems(config), ...problemsOfSource(get(config, 'data', 'eval'), 'data.eval')];
+  if (purpose === 'eval') problems.push(...evalProblems(config));
   if (purpose === 'train') {
     problems.push(
       ...adapterProblems(config),
-      ...sourceProblems(config, 'train'),
+      ...problemsOfSource(get(config, 'data', 'train'), 'data.train'),
       ...warmupProblems(config),
       ...strategyProblems(config, 'eval'),
       ...strategyProblems(config, 'save'),
@@ -65,38 +63,6 @@ function adapterProblems(config: unknown): ConfigProblem[] {
   if (init !== undefined && init !== true) {
     problems.push(
       problem('adapter.init_lora_weights', 'the weights come from adapter.init_from; remove one of the two'),
-    );
-  }
-  return problems;
-}
-
-function sourceProblems(config: unknown, part: 'train' | 'eval'): ConfigProblem[] {
-  const source = get(config, 'data', part);
-  if (!isJsonObject(source)) return [];
-  const key = `data.${part}`;
-  const { path, hub } = source;
-  const isSet = (field: string) => source[field] !== undefined && source[field] !== null;
-
-  const problems: ConfigProblem[] = [];
-  if (isSet('path') === isSet('hub')) {
-    const found = isSet('path') ? 'found both path and hub' : 'found neither path nor hub';
-    problems.push(problem(key, `${found}; expected one: path (JSONL file or folder) or hub (owner/name)`));
-    return problems;
-  }
-  if (typeof hub === 'string' && !looksLikeRepo(hub)) {
-    problems.push(problem(`${key}.hub`, `found ${JSON.stringify(hub)}; expected a Hub dataset id, owner/name`));
-  }
-  if (typeof path === 'string') {
-    if (!existsSync(path)) problems.push(problem(`${key}.path`, notFound(path)));
-    else if (isSet('split') && !statSync(path).isDirectory()) {
-      problems.push(problem(`${key}.split`, `${JSON.stringify(path)} is a file, which has no splits; remove this key`));
-    }
-    if (isSet('revision'))
-      problems.push(problem(`${key}.revision`, 'only a Hub dataset has revisions; remove this key'));
-  }
-  if (isSet('text_field') && (isSet('prompt_field') || isSet('completion_field'))) {
-    problems.push(
-      problem(`${key}.text_field`, 'records are read as text or as prompt and completion, not both; remove one'),
     );
   }
   return problems;
@@ -147,12 +113,4 @@ function get(config: unknown, section: string, key: string): unknown {
 
 function isPositive(value: unknown): boolean {
   return typeof value === 'number' && value > 0;
-}
-
-function notFound(path: string): string {
-  return `there is no ${JSON.stringify(path)} (looked at ${resolve(path)}; paths are relative to the current directory)`;
-}
-
-function problem(key: string, message: string): ConfigProblem {
-  return { path: key.split('.'), message };
 }

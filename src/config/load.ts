@@ -15,7 +15,8 @@ import {
 import { ConfigError, messageOf } from '../errors.ts';
 import { readTextFile } from '../files.ts';
 import { isJsonObject } from '../json.ts';
-import { type ConfigProblem, crossFieldProblems } from './checks.ts';
+import { crossFieldProblems } from './checks.ts';
+import type { ConfigProblem } from './config_problem.ts';
 import { schemaProblems } from './problems.ts';
 import { type EvalConfig, evalConfigSchema, type RunConfig, runConfigSchema } from './schema.ts';
 

@@ -2,7 +2,7 @@
 /** Turns what the schema refuses into problems a person can act on: what was found, what was expected, the nearest name. */
 import type { z } from 'zod';
 import { nearestName } from '../errors.ts';
-import type { ConfigProblem } from './checks.ts';
+import type { ConfigProblem } from './config_problem.ts';
 import { REFUSED_LORA_OPTIONS } from './refused_lora_options.ts';
 import { configJsonSchema, type JsonSchema } from './schema.ts';
 
@@ -11,16 +11,20 @@ export function schemaProblems(issues: readonly z.core.$ZodIssue[], config: unkn
   const schema = configJsonSchema();
   return issues.flatMap((issue) => {
     if (issue.code === 'unrecognized_keys') {
-      return issue.keys.map((key) => ({ path: [...issue.path, key], message: unknownKey(schema, issue.path, key) }));
+      return issue.keys.map((key) => ({
+        path: [...issue.path, key],
+        message: unknownKey(schema, issue.path, key, config),
+      }));
     }
+    if (issue.code === 'invalid_key') return [{ path: issue.path, message: wrongName(schema, issue.path, config) }];
     return [{ path: issue.path, message: wrongValue(schema, issue.path, config) }];
   });
 }
 
-function unknownKey(schema: JsonSchema, path: readonly PropertyKey[], key: string): string {
+function unknownKey(schema: JsonSchema, path: readonly PropertyKey[], key: string, config: unknown): string {
   const refused = path.join('.') === 'adapter' ? REFUSED_LORA_OPTIONS[key] : undefined;
   if (refused) return `not supported: ${refused.reason}; remove it`;
-  const known = Object.keys(schemaAt(schema, path)?.properties ?? {});
+  const known = Object.keys(schemaAt(schema, path, config)?.properties ?? {});
   const section = path.length === 0 ? 'at the top' : `in ${path.join('.')}`;
   return `unknown key${suggestion(schema, known, key)} Known keys ${section}: ${known.join(', ')}`;
 }
@@ -35,9 +39,14 @@ function suggestion(schema: JsonSchema, siblings: string[], key: string): string
   return section === undefined ? '.' : `; did you mean ${section}.${key}?`;
 }
 
+function wrongName(schema: JsonSchema, path: readonly PropertyKey[], config: unknown): string {
+  const map = schemaAt(schema, path.slice(0, -1), config);
+  return `found the name ${JSON.stringify(path.at(-1))}; expected ${expectation({ type: 'string', ...map?.propertyNames })}`;
+}
+
 function wrongValue(schema: JsonSchema, path: readonly PropertyKey[], config: unknown): string {
   const found = valueAt(config, path);
-  const expected = schemaAt(schema, path);
+  const expected = schemaAt(schema, path, config);
   if (found === undefined) {
     const meaning = expected?.description === undefined ? '' : ` (${expected.description.replace(/\.$/, '')})`;
     return `missing; expected ${expectation(expected)}${meaning}`;
@@ -48,21 +57,41 @@ function wrongValue(schema: JsonSchema, path: readonly PropertyKey[], config: un
   return `found ${show(found)}; expected ${expectation(expected)}${hint}`;
 }
 
-/** The schema of the value at `path`, through the branches of nullable values. */
-function schemaAt(schema: JsonSchema, path: readonly PropertyKey[]): JsonSchema | undefined {
+/** The schema of the value at `path`, through the branches of nullable values and of kinds that the config names. */
+function schemaAt(schema: JsonSchema, path: readonly PropertyKey[], config: unknown): JsonSchema | undefined {
   let node: JsonSchema | undefined = schema;
-  for (const key of path) {
-    const branches: JsonSchema[] = node?.anyOf ?? (node === undefined ? [] : [node]);
-    node = branches
-      .map((branch) => (typeof key === 'number' ? branch.items : branch.properties?.[String(key)]))
-      .find(Boolean);
+  for (const [depth, key] of path.entries()) {
+    const branches: JsonSchema[] = branchesOf(node, valueAt(config, path.slice(0, depth)));
+    const found = branches.map((branch) => childOf(branch, key)).filter((child) => child !== undefined);
+    const kinds = found.map((child) => child.const).filter((kind) => kind !== undefined);
+    node = kinds.length > 1 ? { ...found[0], const: undefined, enum: kinds } : found[0];
   }
-  return node?.anyOf?.find((branch) => branch.properties !== undefined) ?? node;
+  const maps = branchesOf(node, valueAt(config, path)).filter((branch) => branch.properties !== undefined);
+  return maps.length === 1 ? maps[0] : node;
+}
+
+/** The alternatives of a schema; of those that differ by a constant key, the ones with the constants that `value` has. */
+function branchesOf(schema: JsonSchema | undefined, value: unknown): JsonSchema[] {
+  if (schema?.anyOf) return schema.anyOf.flatMap((branch) => branchesOf(branch, value));
+  if (!schema?.oneOf) return schema === undefined ? [] : [schema];
+  const agreeing = schema.oneOf.filter(({ properties = {} }) =>
+    Object.entries(properties).every(([key, { const: kind }]) => kind === undefined || kind === valueAt(value, [key])),
+  );
+  return agreeing.length === 1 ? agreeing : schema.oneOf;
+}
+
+function childOf(schema: JsonSchema, key: PropertyKey): JsonSchema | undefined {
+  if (typeof key === 'number') return schema.items;
+  const child = Object.getOwnPropertyDescriptor(schema.properties ?? {}, key)?.value as JsonSchema | undefined;
+  const others = schema.additionalProperties;
+  return child ?? (typeof others === 'object' ? others : undefined);
 }
 
 function expectation(schema: JsonSchema | undefined): string {
   if (schema === undefined) return 'no such key';
   if (schema.anyOf) return schema.anyOf.map(expectation).join(' or ');
+  if (schema.oneOf)
+    return `a map with a type of ${schema.oneOf.map(({ properties }) => properties?.type?.const).join(', ')}`;
   if (schema.enum) return `one of ${schema.enum.map((value) => String(value)).join(', ')}`;
   if (schema.const !== undefined) return String(schema.const);
   switch (schema.type) {
@@ -73,12 +102,15 @@ function expectation(schema: JsonSchema | undefined): string {
     case 'boolean':
       return 'true or false';
     case 'string':
+      if (schema.pattern !== undefined) return `a string that matches ${schema.pattern}`;
       return schema.minLength === undefined ? 'a string' : 'a non-empty string';
     case 'array':
       return `a${schema.minItems === undefined ? '' : ' non-empty'} list, each item ${expectation(schema.items)}`;
     case 'null':
       return 'null';
     default:
+      if (typeof schema.additionalProperties === 'object')
+        return `a map of names to ${expectation(schema.additionalProperties)}`;
       return `a map with the keys ${Object.keys(schema.properties ?? {}).join(', ')}`;
   }
 }

@@ -5,6 +5,8 @@
  */
 import { z } from 'zod';
 import { adapterSchema } from './adapter_schema.ts';
+import { dataSourceSchema } from './data_source_schema.ts';
+import { evalSectionSchema } from './eval_schema.ts';
 
 const name = z.string().min(1);
 const count = z.int().min(1);
@@ -24,28 +26,6 @@ const model = z
       ),
   })
   .describe('The base model, which stays frozen.');
-
-/** One source of records: `path` or `hub`, with the names of the fields to read. */
-export const dataSourceSchema = z.strictObject({
-  path: name
-    .nullable()
-    .default(null)
-    .describe('JSONL file, or folder of JSONL files (relative to the current directory).'),
-  hub: name
-    .nullable()
-    .default(null)
-    .describe('Hub dataset id whose files are JSONL, such as Abirate/english_quotes; instead of path.'),
-  split: name
-    .nullable()
-    .default(null)
-    .describe(
-      'Split of a Hub dataset or of a folder, found by file names such as train.jsonl or data/train-*.jsonl; null is train.',
-    ),
-  revision: name.nullable().default(null).describe('Branch, tag or commit of a Hub dataset; null is main.'),
-  text_field: name.nullable().default(null).describe('Field that holds the text; null is text.'),
-  prompt_field: name.nullable().default(null).describe('Field that holds the prompt; null is prompt.'),
-  completion_field: name.nullable().default(null).describe('Field that holds the completion; null is completion.'),
-});
 
 const data = z
   .strictObject({
@@ -162,14 +142,15 @@ export const runConfigSchema = z.strictObject({
   data,
   trainer,
   logging: logging.prefault({}),
+  eval: evalSectionSchema
+    .nullable()
+    .default(null)
+    .describe('What mambatune eval measures, and on what. null: loss and perplexity on data.eval.'),
 });
 
-/** The same keys; an evaluation needs data.eval, and neither data.train nor trainer.output_dir. */
+/** The same keys; an evaluation needs neither data.train nor trainer.output_dir. */
 export const evalConfigSchema = runConfigSchema.extend({
-  data: data.extend({
-    train: dataSourceSchema.nullable().default(null).describe('Records to train on.'),
-    eval: dataSourceSchema.describe('Records to evaluate on.'),
-  }),
+  data: data.extend({ train: dataSourceSchema.nullable().default(null).describe('Records to train on.') }).prefault({}),
   trainer: trainer.extend({ output_dir: trainer.shape.output_dir.nullable().default(null) }).prefault({}),
 });
 
@@ -188,12 +169,17 @@ export interface JsonSchema {
   oneOf?: JsonSchema[];
   items?: JsonSchema;
   properties?: Record<string, JsonSchema>;
+  /** false, or the schema of the values of a map with names of the user's. */
+  additionalProperties?: JsonSchema | boolean;
   minimum?: number;
   maximum?: number;
   exclusiveMinimum?: number;
   exclusiveMaximum?: number;
   minItems?: number;
   minLength?: number;
+  pattern?: string;
+  /** What the names of such a map may be. */
+  propertyNames?: JsonSchema;
 }
 
 /** The JSON Schema (draft 7, what YAML language servers read) of what a config file may hold: `configs/schema.json`. */

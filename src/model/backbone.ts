@@ -210,3 +210,10 @@ function makeCache(states: LayerState[]): MambaCache {
   const ssmStates = states.map((state) => tf.keep(state.ssm));
   return { convStates, ssmStates, dispose: () => tf.dispose([convStates, ssmStates]) };
 }
+
+/** A copy of the state of the first `count` rows of a batch. */
+export function firstRows(cache: MambaCache, count: number): MambaCache {
+  const cut = (state: Tensor3D) => tf.slice(state, [0, 0, 0], [count, -1, -1]);
+  const states = cache.convStates.map((conv, i) => ({ conv: cut(conv), ssm: cut(cache.ssmStates[i] as Tensor3D) }));
+  return makeCache(states);
+}

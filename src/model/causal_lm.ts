@@ -9,6 +9,7 @@ import type { GenerateOptions } from '../generation/generate.ts';
 import { generate } from '../generation/generate.ts';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts';
 import { loraLinear } from '../ops/lora_linear.ts';
+import { rowCrossEntropy } from '../ops/row_cross_entropy.ts';
 import type { BackboneResult, MambaCache } from './backbone.ts';
 import type { MambaConfig } from './config.ts';
 import type { LoadOptions, ModelInputs, ModelSource } from './mamba_model.ts';
@@ -177,6 +178,29 @@ export class MambaForCausalLM {
     checkIds(inputIds, 'inputIds', this.config.vocabSize);
     checkLabels(labels, this.config.vocabSize);
     return { inputIds, shiftedLabels: shiftLabels(labels, seqlen) };
+  }
+
+  /**
+   * Losses of single positions, for evaluation: nothing is differentiable in them. A position's loss does not depend on what comes
+   * after it or on the other rows, so rows may be padded at the right.
+   *
+   * @param targets [batch * seqlen]: the id to predict at each position, such as the next one; -100 for none
+   * @returns `losses`, in nats, of the positions with a target, row after row; the state when `inputs.useCache` asks for it
+   * @throws UserError when an id or target is outside the vocabulary
+   */
+  positionLosses(inputs: ModelInputs, targets: Int32Array): { losses: Float32Array; cacheParams?: MambaCache } {
+    checkLabels(targets, this.config.vocabSize);
+    const places = Int32Array.from(targets.keys()).filter((place) => (targets[place] as number) >= 0);
+    const { rows, cache } = tf.tidy(() => {
+      const { hidden, cache } = this.backbone.runOn(inputs);
+      const flat = tf.reshape(hidden, [-1, this.config.hiddenSize]);
+      const rows = places.length === 0 ? null : tf.gather(flat, tf.tensor1d(places, 'int32'));
+      return { rows, cache } as unknown as tf.TensorContainer;
+    }) as unknown as { rows: Tensor2D | null; cache?: MambaCache };
+    const labels = places.map((place) => targets[place] as number);
+    const losses = rows ? rowCrossEntropy(rows, this.head, labels) : new Float32Array();
+    rows?.dispose();
+    return { losses, ...(cache && { cacheParams: cache }) };
   }
 
   /**

@@ -176,7 +176,7 @@ describe('a mistake', () => {
 
   it('at the top names the sections', () => {
     expect(errorOf(yaml({ add: 'trainr: {}' }))).toBe(
-      'run.yaml:7:1: trainr: unknown key; did you mean trainer? Known keys at the top: model, adapter, data, trainer, logging',
+      'run.yaml:7:1: trainr: unknown key; did you mean trainer? Known keys at the top: model, adapter, data, trainer, logging, eval',
     );
     expect(errorOf(yaml({ add: '__proto__: {x: 1}' }))).toMatch(
       /^run\.yaml:7:1: __proto__: unknown key\. Known keys at the top/,
@@ -389,7 +389,7 @@ describe('loadEvalConfig', () => {
   it('takes a config with nothing but a model and data.eval', () => {
     const text = `model: {path: ${model}}\ndata:\n  eval: {path: ${train}}\n`;
     const { config } = loadEvalConfig(write(text));
-    expect(config.data.eval.path).toBe(train);
+    expect(config.data.eval?.path).toBe(train);
     expect(config.data.train).toBeNull();
     expect(config.trainer).toMatchObject({ output_dir: null, backend: 'auto', per_device_eval_batch_size: 8 });
     expect(loadEvalConfig(write(formatConfig(config))).config).toEqual(config);
@@ -397,7 +397,7 @@ describe('loadEvalConfig', () => {
 
   it('needs data.eval, and does not look at what only training uses', () => {
     expect(errorOf(yaml(), [], loadEvalConfig)).toMatch(
-      /^run\.yaml:3:1: data\.eval: missing; expected a map with the keys path, hub/,
+      /^run\.yaml:3:1: data\.eval: missing; expected the records to evaluate on/,
     );
     const text = yaml({ data: `eval: {path: ${train}}` }).replace(
       `train: {path: ${train}}`,

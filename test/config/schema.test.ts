@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** configs/: the JSON Schema is what the code says (`npx vitest run test/config/schema.test.ts -u` rewrites it), the YAML loads. */
 import { describe, expect, it } from 'vitest';
-import { loadConfig } from '../../src/config/load.ts';
+import { loadConfig, loadEvalConfig } from '../../src/config/load.ts';
 import { configJsonSchema, type JsonSchema } from '../../src/config/schema.ts';
 
 const configs = new URL('../../configs/', import.meta.url);
@@ -14,7 +14,7 @@ describe('configs/schema.json', () => {
   });
 
   it('describes every key and allows no other', () => {
-    const visit = (schema: JsonSchema & { additionalProperties?: boolean }, path: string): void => {
+    const visit = (schema: JsonSchema, path: string): void => {
       const node = schema.anyOf?.find((branch) => branch.properties) ?? schema;
       if (path !== '') expect(schema.description ?? node.description, path).toMatch(/\.$/);
       if (!node.properties) return;
@@ -64,5 +64,14 @@ describe('the configs that come with the project', () => {
       logging_steps: 10,
       learning_rate: 2e-3,
     });
+  });
+
+  it('eval.yaml has a job of each type, and every key of them', () => {
+    const path = new URL('eval.yaml', configs).pathname;
+    const withoutAdapter = ['eval.adapters={}', 'eval.models={tuned: models/mamba-5m}'];
+    const { config, source } = loadEvalConfig(path, withoutAdapter);
+    expect(config.eval?.jobs?.map(({ type }) => type)).toEqual(['perplexity', 'multiple_choice', 'generate']);
+    const keys = [config.eval ?? {}, ...(config.eval?.jobs ?? [])].flatMap(Object.keys);
+    for (const key of keys) expect(source, key).toContain(`${key}:`);
   });
 });
