@@ -55,8 +55,12 @@ export { ConfigError, UserError } from './errors.ts';
 export {
   type GeneratedToken,
   type GenerateOptions,
+  type GenerationState,
   generate,
+  loadState,
+  readPrompt,
   type SamplingOptions,
+  saveState,
   stream,
 } from './generation/index.ts';
 export { writeReport } from './logging/report/page.ts';

@@ -178,8 +178,8 @@ async function measure(context: CliContext, { config, evalRecords }: Plan, adapt
       adapter,
       backend: trainer.backend,
       prompts: PROMPTS,
-      maxNewTokens: MAX_NEW_TOKENS,
-      sampling: SAMPLING,
+      chat: null,
+      options: { maxNewTokens: MAX_NEW_TOKENS, ...SAMPLING },
       live: false,
       signal,
     });

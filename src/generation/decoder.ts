@@ -18,6 +18,11 @@ export interface Decoder {
     inputIds: readonly (readonly number[])[],
     attentionMask?: readonly (readonly number[])[],
   ): Promise<Float32Array>;
+  /**
+   * Fewest positions a row that `prefill` should be given (padding counts), so that a row's bits depend neither on the batch nor
+   * on the pieces in which it is run.
+   */
+  leastPositions(batch: number): number;
   /** {@link prefill} of one position a row. */
   step(tokens: readonly number[]): Promise<Float32Array>;
   /** From here on the batch is these rows of the present one, in this order; a row may come several times. */
@@ -34,6 +39,11 @@ export interface Decoder {
 export function createDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
   return composedDecoder(model, state);
 }
+
+/** Native products of at most 32 rows add their terms in another order than larger ones do (native/cpu/gemm.h). */
+const NATIVE_LEAST_ROWS = 33;
+/** So does the scan of one position (native/cpu/selective_scan_fwd.cc). */
+const NATIVE_LEAST_SEQLEN = 2;
 
 /** Single tokens go the way of prompts: op by op. */
 function composedDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
@@ -58,6 +68,8 @@ function composedDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
   };
   return {
     prefill: run,
+    leastPositions: (batch) =>
+      tf.getBackend() === 'native' ? Math.max(NATIVE_LEAST_SEQLEN, Math.ceil(NATIVE_LEAST_ROWS / batch)) : 1,
     step: (tokens) => run(tokens.map((id) => [id])),
     selectRows(rows) {
       const before = current();
@@ -74,9 +86,24 @@ function selectRows(state: MambaCache, rows: readonly number[]): MambaCache {
   return mapStates(state, (tensor) => tf.gather(tensor, tf.tensor1d([...rows], 'int32')));
 }
 
+/** A new state whose rows are those of several, in order. */
+export function joinStates(states: readonly MambaCache[]): MambaCache {
+  const join = (tensors: (state: MambaCache) => readonly Tensor3D[]) =>
+    tensors(states[0] as MambaCache).map((_, layer) =>
+      tf.concat(states.map((state) => tensors(state)[layer] as Tensor3D)),
+    );
+  return makeState(
+    join((state) => state.convStates),
+    join((state) => state.ssmStates),
+  );
+}
+
 function mapStates(state: MambaCache, f: (tensor: Tensor3D) => Tensor3D): MambaCache {
   const map = (tensors: readonly Tensor3D[]) => tensors.map((tensor) => tf.tidy(() => f(tensor)));
-  const convStates = map(state.convStates);
-  const ssmStates = map(state.ssmStates);
+  return makeState(map(state.convStates), map(state.ssmStates));
+}
+
+/** A state that owns these tensors. */
+export function makeState(convStates: Tensor3D[], ssmStates: Tensor3D[]): MambaCache {
   return { convStates, ssmStates, dispose: () => tf.dispose([convStates, ssmStates]) };
 }

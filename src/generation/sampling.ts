@@ -1,147 +1,149 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * From the logits of one position to the next token. Temperature, top-k and top-p are transformers' logits warpers
- * (generation/logits_process.py), in its order: temperature, then top_k, then top_p.
+ * From scores over the vocabulary to a token. Temperature, top-k, top-p and min-p are transformers' logits warpers
+ * (generation/logits_process.py), and come in its order: temperature, top_k, top_p, min_p.
  */
-import { ConfigError, UserError } from '../errors.ts';
-import { createRandom, type Random, randomStreams } from '../random.ts';
+import { UserError } from '../errors.ts';
+import type { Random } from '../random.ts';
 
-export interface SamplingOptions {
-  /** Draw from the distribution (true) or take the likeliest token (false). Default false. */
-  doSample?: boolean;
-  /** Logits are divided by it: below 1 sharper, above 1 flatter. Above 0; default 1. Only with `doSample`. */
-  temperature?: number;
-  /** Draw from the `topK` likeliest tokens; 0 is all. Default 50. Only with `doSample`. */
-  topK?: number;
-  /** Draw from the fewest likeliest tokens whose probabilities sum to at least this; 1 is all. In [0, 1], default 1. Only with `doSample`. */
-  topP?: number;
-  /** Same seed, same tokens. An integer in [0, 2^53); by default a new one each time. Only with `doSample`. */
-  seed?: number;
-}
-
-/**
- * Chooses a token id from the logits [vocab_size] of a position.
- * @throws UserError when a logit is not a number
- */
-export type TokenChooser = (logits: Float32Array) => number;
-
-/**
- * The chooser for one row of a batch. Rows draw from random streams of their own, so that a row's tokens do not depend on
- * how many other rows there are.
- *
- * @param row index in the batch, from 0
- * @throws ConfigError naming every option whose value is not what it may be
- */
-export function tokenChooser(options: SamplingOptions, row: number): TokenChooser {
-  checkSamplingOptions(options);
-  const { doSample = false, temperature = 1, topK = 50, topP = 1, seed = randomSeed() } = options;
-  const random = createRandom({ seed, stream: randomStreams.sampling, substream: row });
-  return (logits) => {
-    checkNumbers(logits);
-    if (!doSample) return greedy(logits);
-    return sample(keepTopP(keepTopK(scaleByTemperature(logits, temperature), topK), topP), random);
-  };
-}
-
-/** A seed that nobody chose, in [0, 2^32). */
-export function randomSeed(): number {
-  return Math.floor(Math.random() * 2 ** 32);
-}
-
-/**
- * Checks options without using them.
- * @throws ConfigError naming every option whose value is not what it may be, or that greedy choice would ignore
- */
-export function checkSamplingOptions(options: SamplingOptions): void {
-  const { doSample = false, temperature, topK, topP, seed } = options;
-  const faults: string[] = [];
-  const check = (name: string, value: number | undefined, isValid: (value: number) => boolean, expected: string) => {
-    if (value === undefined) return;
-    if (!doSample) faults.push(`${name} is ${value}, but without sampling (doSample) nothing uses it`);
-    else if (!isValid(value)) faults.push(`${name} is ${value}; expected ${expected}`);
-  };
-  check(
-    'temperature',
-    temperature,
-    (value) => value > 0 && value < Number.POSITIVE_INFINITY,
-    'a number above 0 (the likeliest token without chance is greedy choice, without sampling)',
-  );
-  check('topK', topK, (value) => Number.isSafeInteger(value) && value >= 0, 'a whole number from 1, or 0 for all');
-  check('topP', topP, (value) => value >= 0 && value <= 1, 'a number from 0 to 1');
-  check('seed', seed, (value) => Number.isSafeInteger(value) && value >= 0, 'a whole number from 0 to 2^53 - 1');
-  if (faults.length > 0) throw new ConfigError(`generation: ${faults.join('; ')}.`);
-}
-
-/** Index of the largest logit, the first of equal ones. */
-export function greedy(logits: Float32Array): number {
-  let best = 0;
-  let largest = Number.NEGATIVE_INFINITY;
+/** @throws UserError when a logit is not a number */
+export function checkNumbers(logits: Float32Array): void {
   for (let id = 0; id < logits.length; id++) {
-    const logit = logits[id] ?? 0;
-    if (logit > largest) {
-      largest = logit;
+    if (!Number.isNaN(logits[id])) continue;
+    throw new UserError(
+      `the model gave a logit that is not a number (token ${id}). Its weights or the adapter's are damaged, or it was trained to divergence.`,
+    );
+  }
+}
+
+/**
+ * Index of the largest score, the first of equal ones.
+ * @throws UserError when none is above -Infinity
+ */
+export function greedy(scores: Float32Array): number {
+  let best = -1;
+  let largest = Number.NEGATIVE_INFINITY;
+  for (let id = 0; id < scores.length; id++) {
+    const score = scores[id] as number;
+    if (score > largest) {
+      largest = score;
       best = id;
     }
   }
+  if (best === -1)
+    throw new UserError('the options of the generation leave no token to choose: every one is forbidden.');
   return best;
 }
 
-/** logits / temperature (TemperatureLogitsWarper). */
-export function scaleByTemperature(logits: Float32Array, temperature: number): Float32Array {
-  return temperature === 1 ? logits : logits.map((logit) => logit / temperature);
+/** scores / temperature (TemperatureLogitsWarper). */
+export function scaleByTemperature(scores: Float32Array, temperature: number): Float32Array {
+  if (temperature === 1) return scores;
+  const result = new Float32Array(scores.length);
+  for (let id = 0; id < result.length; id++) result[id] = (scores[id] as number) / temperature;
+  return result;
 }
 
-/** Logits below the k-th largest become -Infinity; ties with it stay (TopKLogitsWarper). k = 0 keeps all. */
-export function keepTopK(logits: Float32Array, k: number): Float32Array {
-  if (k === 0 || k >= logits.length) return logits;
-  const threshold = logits.toSorted().at(-k) ?? Number.NEGATIVE_INFINITY;
-  return logits.map((logit) => (logit < threshold ? Number.NEGATIVE_INFINITY : logit));
+/** Scores below the k-th largest become -Infinity; ties with it stay (TopKLogitsWarper). k = 0 keeps all. */
+export function keepTopK(scores: Float32Array, k: number): Float32Array {
+  return k === 0 || k >= scores.length ? scores : keepFrom(scores, kthLargest(scores, k));
 }
 
 /**
  * Keeps the likeliest tokens up to and with the one at which their probabilities sum to `p`, at least one; the others
- * become -Infinity (TopPLogitsWarper). Of equal logits at the edge, the lower ids stay.
+ * become -Infinity (TopPLogitsWarper). Of equal scores at the edge, the lower ids stay.
  */
-export function keepTopP(logits: Float32Array, p: number): Float32Array {
-  if (p >= 1) return logits;
-  const ascending = logits.toSorted();
-  const largest = ascending.at(-1) ?? 0;
-  const weights = Float64Array.from(ascending, (logit) => Math.exp(logit - largest));
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
+export function keepTopP(scores: Float32Array, p: number): Float32Array {
+  if (p >= 1) return scores;
+  const largest = largestOf(scores);
+  let total = 0;
+  for (const score of scores) total += Math.exp(score - largest);
 
-  // As transformers: from the smallest, tokens go while their probabilities sum to at most 1 - p; never the last.
+  // As transformers: from the smallest, tokens go while their probabilities sum to at most 1 - p; never the last. Those far
+  // below the largest usually go together, which leaves few to sort.
+  const likely = scores.filter((score) => score > largest - SORTED_DEPTH);
+  const likelySum = likely.reduce((sum, score) => sum + Math.exp(score - largest), 0);
+  const farGo = (total - likelySum) / total <= 1 - p;
+  const ascending = (farGo ? likely : scores).toSorted();
+  let sum = farGo ? (total - likelySum) / total : 0;
   let removed = 0;
-  for (let sum = 0; removed < ascending.length - 1; removed++) {
-    sum += (weights[removed] ?? 0) / total;
+  for (; removed < ascending.length - 1; removed++) {
+    sum += Math.exp((ascending[removed] as number) - largest) / total;
     if (sum > 1 - p) break;
   }
-  const edge = ascending[removed] ?? 0;
+  const edge = ascending[removed] as number;
   let tiesToKeep = ascending.lastIndexOf(edge) - removed + 1;
-  return logits.map((logit) => {
-    const isKept = logit > edge || (logit === edge && tiesToKeep-- > 0);
-    return isKept ? logit : Number.NEGATIVE_INFINITY;
-  });
+  return scores.map((score) =>
+    score > edge || (score === edge && tiesToKeep-- > 0) ? score : Number.NEGATIVE_INFINITY,
+  );
 }
 
-/** Draws a token with probability softmax(logits), by one uniform number. */
-export function sample(logits: Float32Array, random: Random): number {
-  const likeliest = greedy(logits);
-  const largest = logits[likeliest] ?? 0;
-  const cumulative = new Float64Array(logits.length);
+/** e^-12: what is less likely than the likeliest by more is not sorted. */
+const SORTED_DEPTH = 12;
+
+/** Tokens less likely than `p` times the likeliest become -Infinity (MinPLogitsWarper). */
+export function keepMinP(scores: Float32Array, p: number): Float32Array {
+  return p === 0 ? scores : keepFrom(scores, largestOf(scores) + Math.log(p));
+}
+
+/**
+ * Draws a token with probability softmax(scores), by one uniform number.
+ * @throws UserError when no score is above -Infinity
+ */
+export function sample(scores: Float32Array, random: Random): number {
+  const likeliest = greedy(scores);
+  const largest = scores[likeliest] as number;
+  const weights = new Float64Array(scores.length);
   let total = 0;
-  for (let id = 0; id < logits.length; id++) {
-    total += Math.exp((logits[id] ?? 0) - largest);
-    cumulative[id] = total;
+  for (let id = 0; id < weights.length; id++) {
+    const score = scores[id] as number;
+    if (score === Number.NEGATIVE_INFINITY) continue;
+    weights[id] = Math.exp(score - largest);
+    total += weights[id] as number;
   }
   const threshold = random.uniform() * total;
-  const id = cumulative.findIndex((sum) => sum > threshold);
-  return id === -1 ? likeliest : id;
+  let sum = 0;
+  for (let id = 0; id < weights.length; id++) {
+    sum += weights[id] as number;
+    if (sum > threshold) return id;
+  }
+  return likeliest;
 }
 
-function checkNumbers(logits: Float32Array): void {
-  const id = logits.findIndex(Number.isNaN);
-  if (id === -1) return;
-  throw new UserError(
-    `the model gave a logit that is not a number (token ${id}). Its weights or the adapter's are damaged, or it was trained to divergence.`,
-  );
+function keepFrom(scores: Float32Array, threshold: number): Float32Array {
+  const result = scores.slice();
+  for (let id = 0; id < result.length; id++) {
+    if ((result[id] as number) < threshold) result[id] = Number.NEGATIVE_INFINITY;
+  }
+  return result;
+}
+
+function largestOf(scores: Float32Array): number {
+  let largest = Number.NEGATIVE_INFINITY;
+  for (const score of scores) if (score > largest) largest = score;
+  return largest;
+}
+
+/** The k-th largest of values without NaN (quickselect), 1 <= k <= length. */
+function kthLargest(scores: Float32Array, k: number): number {
+  const values = scores.slice();
+  const target = values.length - k;
+  let low = 0;
+  let high = values.length - 1;
+  while (low < high) {
+    const pivot = values[(low + high) >> 1] as number;
+    let i = low;
+    let j = high;
+    while (i <= j) {
+      while ((values[i] as number) < pivot) i++;
+      while ((values[j] as number) > pivot) j--;
+      if (i > j) break;
+      const value = values[i] as number;
+      values[i++] = values[j] as number;
+      values[j--] = value;
+    }
+    if (target <= j) high = j;
+    else if (target >= i) low = i;
+    else break;
+  }
+  return values[target] as number;
 }

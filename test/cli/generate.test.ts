@@ -4,6 +4,7 @@ import { cpSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { GenerationReport } from '../../src/cli/generate_with.ts';
+import { loadTokenizer } from '../../src/tokenizer/tokenizer.ts';
 import { testedBackends } from '../helpers/backends.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
 import { type JsonError, runCli, runJson } from './run_cli.ts';
@@ -114,6 +115,123 @@ test('sampling: --seed repeats a text, the seed that was taken is told', async (
   expect((await runCli([...argv, '--seed', seed])).stdout).toBe(first.stdout);
   expect((await runCli([...argv, '--seed', `${Number(seed) + 1}`])).stdout).not.toBe(first.stdout);
   expect((await runCli([...BASE, '--prompt', 'weather, n.', '--max-new-tokens', '20'])).stderr).not.toContain('seed');
+});
+
+test('--stop ends a text before it, whole or in pieces', async () => {
+  const argv = [...BASE, '--prompt', 'politician, n.', '--stop', ' member of'];
+  const { stdout } = await runCli(argv);
+  expect(stdout).toBe('politician, n. A person who is a\n');
+  const streamed = await runCli([...argv, '--stream']);
+  expect(streamed.stdout).toBe(stdout);
+  const { value } = await runJson<ReportJson>(argv);
+  expect(value.results[0]).toMatchObject({ completion: ' A person who is a', finish_reason: 'stop' });
+});
+
+test('--min-new-tokens, --ignore-eos and --eos-token-id move the end', async () => {
+  const count = async (...more: string[]) => {
+    const { value } = await runJson<ReportJson>([
+      ...BASE,
+      '--prompt',
+      'politician, n.',
+      '--max-new-tokens',
+      '30',
+      ...more,
+    ]);
+    const [{ completion_tokens = 0, finish_reason = '' } = {}] = value.results;
+    return { completion_tokens, finish_reason };
+  };
+  const plain = await count();
+  expect(plain).toMatchObject({ finish_reason: 'eos' });
+  expect(await count('--ignore-eos')).toEqual({ completion_tokens: 30, finish_reason: 'length' });
+  const later = await count('--min-new-tokens', '20');
+  expect(later.completion_tokens).toBeGreaterThanOrEqual(20);
+  expect(plain.completion_tokens).toBeLessThan(20);
+  const [person = 0] = loadTokenizer('models/mamba-5m').encode(' person');
+  expect(await count('--eos-token-id', '3', '--eos-token-id', `${person}`)).toEqual({
+    completion_tokens: 2,
+    finish_reason: 'eos',
+  });
+});
+
+test('--no-repeat-ngram-size and --repetition-penalty change what repeats', async () => {
+  const argv = [...BASE, '--prompt', 'politician, n.', '--ignore-eos', '--max-new-tokens', '60'];
+  const { stdout } = await runCli(argv);
+  const outputs = [
+    (await runCli([...argv, '--no-repeat-ngram-size', '2'])).stdout,
+    (await runCli([...argv, '--repetition-penalty', '1.4'])).stdout,
+  ];
+  for (const output of outputs) expect(output).not.toBe(stdout);
+});
+
+test('--num-return-sequences: that many texts of each prompt', async () => {
+  const argv = [...BASE, '--prompt', 'weather, n.', '--prompt', 'love, n.', '--min-p', '0.05', '--seed', '2'];
+  const { value } = await runJson<ReportJson>([...argv, '--num-return-sequences', '2', '--max-new-tokens', '12']);
+  expect(value.results.map(({ prompt }) => prompt)).toEqual(['weather, n.', 'weather, n.', 'love, n.', 'love, n.']);
+  expect(new Set(value.results.map(({ completion }) => completion)).size).toBe(4);
+});
+
+describe('states', () => {
+  test('a prompt is read once and continued twice', async () => {
+    const state = join(temporaryFolder(), 'state.safetensors');
+    const saved = await runCli([...BASE, '--prompt', 'politician, n.', '--max-new-tokens', '0', '--save-state', state]);
+    expect(saved).toMatchObject({ code: 0, stdout: 'politician, n.\n' });
+    const continued = await runCli([...BASE, '--from-state', state, '--prompt', '']);
+    expect(continued.stdout).toBe(`${BEFORE.slice('politician, n.'.length)}\n`);
+    const other = await runCli([...BASE, '--from-state', state, '--prompt', ' A person who']);
+    expect(other.stdout).toBe(`${BEFORE.slice('politician, n.'.length)}\n`);
+  });
+
+  test('the state after a text continues the text', async () => {
+    const state = join(temporaryFolder(), 'state.safetensors');
+    const argv = [...BASE, '--prompt', 'politician, n.', '--max-new-tokens', '5', '--save-state', state];
+    const first = await runCli(argv);
+    const second = await runCli([...BASE, '--from-state', state], { stdin: '' });
+    expect(first.stdout.trimEnd() + second.stdout).toBe(`${BEFORE}\n`);
+  });
+
+  test('a state of another adapter is refused', async () => {
+    const state = join(temporaryFolder(), 'state.safetensors');
+    await runCli([...BASE, '--prompt', 'a', '--max-new-tokens', '0', '--save-state', state]);
+    const { code, stderr } = await runCli([...BASE, '--adapter', ADAPTER, '--from-state', state, '--prompt', 'b']);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/state\.safetensors: this state was saved with no adapter/);
+  });
+});
+
+describe('--chat', () => {
+  function chatModel(): string {
+    const folder = join(temporaryFolder(), 'model');
+    cpSync('models/mamba-5m', folder, { recursive: true });
+    writeFileSync(
+      join(folder, 'chat_template.jinja'),
+      '{% for m in messages %}{{ m.content }}, {% endfor %}{% if add_generation_prompt %}n.{% endif %}',
+    );
+    return folder;
+  }
+
+  test('the template makes the prompt, and the answer alone is printed', async () => {
+    const argv = ['generate', ...BACKEND, '--model', chatModel(), '--chat'];
+    const { stdout } = await runCli([...argv, '--prompt', 'politician']);
+    const plain = await runCli([...BASE, '--prompt', 'politician, n.']);
+    expect(`politician, n.${stdout}`).toBe(plain.stdout);
+    const { value } = await runJson<ReportJson>([
+      ...argv,
+      '--system',
+      'love',
+      '--prompt',
+      'politician',
+      '--max-new-tokens',
+      '3',
+    ]);
+    const tokens = loadTokenizer('models/mamba-5m').encode('love, politician, n.').length;
+    expect(value.results[0]).toMatchObject({ prompt: 'politician', prompt_tokens: tokens });
+  });
+
+  test('a tokenizer without a template', async () => {
+    const { code, stderr } = await runCli([...BASE, '--chat', '--prompt', 'politician']);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/the tokenizer has no chat template/);
+  });
 });
 
 describe('errors', () => {

@@ -173,10 +173,83 @@ describe('on one backend', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
+  /** The continuations alone. */
+  const continued = async (options: GenerateOptions) =>
+    (await generate(model, prompts(), options)).map((row, i) => row.slice(prompts()[i]?.length));
+
+  test('minNewTokens keeps the end away, and no longer', async () => {
+    const eos = (await continued({ maxNewTokens: 8, eosTokenId: null }))[0]?.[1] as number;
+    const [row = []] = await continued({ maxNewTokens: 8, minNewTokens: 3, eosTokenId: eos });
+    expect(row.slice(0, 3)).not.toContain(eos);
+    expect(row.length).toBeGreaterThan(3);
+  });
+
+  test('noRepeatNgramSize: no pair comes twice, prompt included', async () => {
+    const plain = await generate(model, prompts(), { maxNewTokens: 60, eosTokenId: null });
+    const without = await generate(model, prompts(), { maxNewTokens: 60, eosTokenId: null, noRepeatNgramSize: 2 });
+    const pairs = (row: number[]) => row.slice(1).map((id, i) => `${row[i]},${id}`);
+    expect(plain.some((row) => new Set(pairs(row)).size < row.length - 1)).toBe(true);
+    for (const row of without) expect(new Set(pairs(row)).size).toBe(row.length - 1);
+  });
+
+  test('repetitionPenalty: fewer tokens come again', async () => {
+    const distinct = async (repetitionPenalty: number) =>
+      new Set((await continued({ maxNewTokens: 60, eosTokenId: null, repetitionPenalty })).flat()).size;
+    expect(await distinct(2)).toBeGreaterThan(await distinct(1));
+  });
+
+  test('stop strings end a row, whose text ends before them', async () => {
+    const [, , full = []] = await continued({ maxNewTokens: 12, eosTokenId: null });
+    const whole = tokenizer.decode(full);
+    const stop = whole.slice(7, 10);
+    const at = whole.indexOf(stop);
+    const tokens = [];
+    for await (const token of stream(model, [prompts()[2] as number[]], {
+      ...{ maxNewTokens: 12, eosTokenId: null, tokenizer, stopStrings: [stop] },
+    })) {
+      tokens.push(token);
+    }
+    expect(tokens.map(({ text }) => text).join('')).toBe(whole.slice(0, at));
+    expect(tokens.at(-1)?.finishReason).toBe('stop');
+    const ids = tokens.map(({ id }) => id);
+    expect(ids).toEqual(full.slice(0, ids.length));
+    expect(tokenizer.decode(ids)).toContain(stop);
+    expect(tokenizer.decode(ids.slice(0, -1))).not.toContain(stop);
+  });
+
+  test('numReturnSequences: each prompt is read once and continued that often, each sample from a stream of its own', async () => {
+    const options = { doSample: true, maxNewTokens: 6, seed: 4, eosTokenId: null };
+    const rows = await generate(model, prompts().slice(0, 2), { ...options, numReturnSequences: 3 });
+    expect(rows).toHaveLength(6);
+    const [first = [], second = []] = prompts();
+    for (const [i, row] of rows.entries()) {
+      const prompt = i < 3 ? first : second;
+      expect(row.slice(0, prompt.length)).toEqual(prompt);
+    }
+    expect(new Set(rows.map((row) => row.join())).size).toBe(6);
+    expect(await generate(model, [first, first, first], options)).toEqual(rows.slice(0, 3));
+  });
+
+  test('rows that end early leave the others as they are', async () => {
+    const many = Array.from({ length: 6 }, (_, i) => prompts()[i % 3] as number[]);
+    const free = await generate(model, many, { maxNewTokens: 10, eosTokenId: null });
+    const eos = [0, 1].map((i) => free[i]?.[(many[i]?.length ?? 0) + 1] as number);
+    const rows = await generate(model, many, { maxNewTokens: 10, eosTokenId: eos });
+    for (const [i, prompt] of many.entries()) {
+      const end = (free[i] as number[]).findIndex((id, t) => t >= prompt.length && eos.includes(id));
+      expect(rows[i]).toEqual(end === -1 ? free[i] : free[i]?.slice(0, end + 1));
+    }
+    expect(rows.some((row, i) => row.length < (free[i] as number[]).length)).toBe(true);
+  });
+
+  test('maxNewTokens 0 adds nothing', async () => {
+    expect(await generate(model, prompts(), { maxNewTokens: 0 })).toEqual(prompts());
+  });
+
   test('bad options and prompts', async () => {
     await expect(generate(model, [])).rejects.toThrow(/found no prompts/);
     await expect(generate(model, [[1], []])).rejects.toThrow(/prompt 1 has no ids/);
-    await expect(generate(model, [[1]], { maxNewTokens: 0 })).rejects.toThrow(/maxNewTokens is 0; expected/);
+    await expect(generate(model, [[1]], { maxNewTokens: -1 })).rejects.toThrow(/maxNewTokens is -1; expected/);
     await expect(generate(model, [[1]], { topK: 5 })).rejects.toThrow(/topK is 5, but without sampling/);
     await expect(generate(model, [[4096]])).rejects.toThrow(/4096 .*outside 0\.\.4095/);
   });

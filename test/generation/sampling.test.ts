@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Sampling: hand-computed cases of transformers' definitions, distributions, reproducibility. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import {
-  checkSamplingOptions,
-  greedy,
-  keepTopK,
-  keepTopP,
-  type SamplingOptions,
-  sample,
-  scaleByTemperature,
-  tokenChooser,
-} from '../../src/generation/sampling.ts';
+import { rowProcessors, tokenChooser } from '../../src/generation/chooser.ts';
+import { checkOptions, type GenerateOptions, type SamplingOptions } from '../../src/generation/options.ts';
+import { greedy, keepMinP, keepTopK, keepTopP, sample, scaleByTemperature } from '../../src/generation/sampling.ts';
 import { createRandom } from '../../src/random.ts';
 
+interface Golden {
+  name: string;
+  options: GenerateOptions & { promptLength?: number };
+  /** Ids of the row so far. */
+  history: number[];
+  scores: number[];
+  /** null where a token is forbidden. */
+  expected: (number | null)[];
+}
+
+/** By test/parity/make_logits_processors.py. */
+const goldens: Golden[] = JSON.parse(readFileSync(join(import.meta.dirname, 'logits_processors.json'), 'utf8'));
 const NONE = Number.NEGATIVE_INFINITY;
 const floats = (...values: number[]) => Float32Array.from(values);
 /** Logits whose softmax is `probabilities`. */
@@ -76,6 +83,48 @@ describe('top-p', () => {
   test('counts probabilities after top-k', () => {
     // Of 0.4 and 0.3 the first has 4/7: 0.5 is reached by it alone, though it is not among all four.
     expect(kept(keepTopP(keepTopK(logits, 2), 0.5))).toEqual([1]);
+  });
+});
+
+describe('min-p', () => {
+  const logits = logitsOf(0.1, 0.4, 0.2, 0.3);
+
+  test.each([
+    [0, [0, 1, 2, 3]],
+    [0.24, [0, 1, 2, 3]],
+    [0.26, [1, 2, 3]],
+    [0.6, [1, 3]],
+    [1, [1]],
+  ])('p = %f keeps those at least that many times as likely as the likeliest', (p, expected) => {
+    expect(kept(keepMinP(logits, p))).toEqual(expected);
+  });
+});
+
+describe('what transformers computes', () => {
+  test.each(goldens)('$name: $options', ({ options, history, scores, expected }) => {
+    let result: Float32Array = Float32Array.from(scores);
+    const processors = rowProcessors(options, history.slice(0, options.promptLength ?? history.length), [3, 5]);
+    for (const id of history.slice(options.promptLength ?? history.length)) for (const p of processors) p.push(id);
+    for (const processor of processors) processor.process(result);
+    const { temperature = 1, topK = 0, topP = 1, minP = 0 } = options;
+    result = keepMinP(keepTopP(keepTopK(scaleByTemperature(result, temperature), topK), topP), minP);
+    const wanted = expected.map((value) => value ?? NONE);
+    expect(kept(result)).toEqual(kept(Float32Array.from(wanted)));
+    for (const id of kept(result)) expect(result[id]).toBeCloseTo(wanted[id] as number, 5);
+  });
+
+  test('every kind is among them', () => {
+    const names = new Set(goldens.flatMap(({ options }) => Object.keys(options)));
+    for (const name of [
+      'temperature',
+      'topK',
+      'topP',
+      'minP',
+      'repetitionPenalty',
+      'noRepeatNgramSize',
+      'minNewTokens',
+    ])
+      expect(names).toContain(name);
   });
 });
 
@@ -161,17 +210,57 @@ describe('seeds', () => {
   });
 });
 
+describe('processors in the choice', () => {
+  test('what was chosen counts as what was read', () => {
+    const logits = floats(1, 3, 2, 0);
+    const choose = tokenChooser({ noRepeatNgramSize: 1 }, 0, [1]);
+    expect([choose(logits), choose(logits), choose(logits)]).toEqual([2, 0, 3]);
+    expect(() => choose(logits)).toThrow(/leave no token to choose/);
+    expect([...logits]).toEqual([1, 3, 2, 0]);
+  });
+
+  test('the end is forbidden for minNewTokens tokens', () => {
+    const choose = tokenChooser({ minNewTokens: 2 }, 0, [7, 7, 7], [1, 9]);
+    const logits = floats(1, 3, 2);
+    expect([choose(logits), choose(logits), choose(logits)]).toEqual([2, 2, 1]);
+  });
+
+  test('a repetition penalty counts a token once, however often it came', () => {
+    const choose = tokenChooser({ repetitionPenalty: 1.5 }, 0, [1, 1, 1]);
+    expect(choose(floats(1, 3, 2.1))).toBe(2);
+    expect(choose(floats(1, 3, 1.9))).toBe(1);
+  });
+});
+
 describe('options', () => {
   test('one error names every wrong one', () => {
     const options = { doSample: true, temperature: 0, topK: -1, topP: 1.5, seed: 0.5 };
-    expect(() => checkSamplingOptions(options)).toThrow(
+    expect(() => checkOptions(options)).toThrow(
       /temperature is 0; .*topK is -1; .*topP is 1.5; .*seed is 0.5; expected a whole number/,
     );
   });
 
+  test.each<[GenerateOptions, RegExp]>([
+    [{ maxNewTokens: -1 }, /maxNewTokens is -1; expected a whole number from 0/],
+    [{ minNewTokens: 1.5 }, /minNewTokens is 1.5; expected a whole number from 0/],
+    [{ minNewTokens: 5, maxNewTokens: 3 }, /minNewTokens is 5, more than maxNewTokens, 3/],
+    [{ repetitionPenalty: 0 }, /repetitionPenalty is 0; expected a number above 0/],
+    [{ noRepeatNgramSize: -1 }, /noRepeatNgramSize is -1; expected a whole number from 1, or 0/],
+    [{ numReturnSequences: 0 }, /numReturnSequences is 0; expected a whole number from 1/],
+    [{ numReturnSequences: 2 }, /numReturnSequences is 2, but without sampling \(doSample\) all would be equal/],
+    [{ padTokenId: -1 }, /padTokenId is -1; expected a token id/],
+    [{ eosTokenId: [1, 0.5] }, /eosTokenId is 0.5; expected a token id/],
+    [{ stopStrings: ['a'] }, /stopStrings need the tokenizer/],
+    [{ stopStrings: [''] }, /stopStrings has an empty text/],
+    [{ minP: 0.5 }, /minP is 0.5, but without sampling/],
+    [{ doSample: true, minP: 2 }, /minP is 2; expected a number from 0 to 1/],
+  ])('%j is refused', (options, message) => {
+    expect(() => checkOptions(options)).toThrow(message);
+  });
+
   test('none is ignored without sampling', () => {
-    expect(() => checkSamplingOptions({ temperature: 0.7 })).toThrow(/temperature is 0.7, but without sampling/);
-    expect(() => checkSamplingOptions({ doSample: false })).not.toThrow();
+    expect(() => checkOptions({ temperature: 0.7 })).toThrow(/temperature is 0.7, but without sampling/);
+    expect(() => checkOptions({ doSample: false })).not.toThrow();
   });
 });
 
