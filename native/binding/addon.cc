@@ -15,6 +15,7 @@ void export_functions(napi_env env, napi_value exports, const Export* functions,
 }  // namespace mambatune
 
 NAPI_MODULE_INIT() {
+  mambatune::export_mamba_layer_step(env, exports);
   mambatune::export_memory(env, exports);
   mambatune::export_model_ops(env, exports);
   mambatune::export_tensor_ops(env, exports);

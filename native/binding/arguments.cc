@@ -100,8 +100,8 @@ Weight Arguments::weight(int64_t rows, int64_t cols) {
   next_ = position;
   Buffer* owner = failed_ ? nullptr : buffer();
   next_ = end;
-  const bool frozen = boolean();
-  return Weight{data, rows, cols, owner && frozen ? &owner->cache : nullptr};
+  const double kind = number();
+  return Weight{data, rows, cols, owner && kind >= 1 ? &owner->cache : nullptr, kind == 2};
 }
 
 void* Arguments::typed_array(napi_typedarray_type wanted, const char* name, int64_t* length) {

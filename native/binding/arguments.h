@@ -55,7 +55,7 @@ class Arguments {
   float* output_rows(int64_t rows, int64_t cols, int64_t* row_stride, bool optional = false) {
     return rows_of(rows, cols, row_stride, optional, true);
   }
-  // handle, frozen
+  // handle, kind: 0 it may change between calls, 1 frozen, 2 frozen and of bfloat16 values
   Weight weight(int64_t rows, int64_t cols);
 
   // A typed array argument; null and an error when the type differs.

@@ -12,6 +12,7 @@ struct Export {
 
 void export_functions(napi_env env, napi_value exports, const Export* functions, size_t count);
 
+void export_mamba_layer_step(napi_env env, napi_value exports);
 void export_memory(napi_env env, napi_value exports);
 void export_model_ops(napi_env env, napi_value exports);
 void export_tensor_ops(napi_env env, napi_value exports);

@@ -8,6 +8,7 @@
 #include "isa_kernels.h"
 #include "memory.h"
 #include "thread_pool.h"
+#include "weight_copy.h"
 
 namespace mambatune {
 namespace {
@@ -99,9 +100,6 @@ Error copy(void* to, const void* from, size_t bytes) {
 }
 
 Error synchronize() { return nullptr; }
-
-// Weights are packed by the block while they are multiplied (gemm.cc): no weight has a cache.
-void free_weight_cache(WeightCache*) {}
 
 DeviceApi make_device() {
   const IsaKernels& kernels = *choice().isa.kernels;

@@ -346,7 +346,7 @@ bool run_as_dots(const GemmParams& g) {
   if (!contiguous || g.batch != 1) return false;
   if (g.m <= kMaxDotRows) {
     gemm_dot({g.m, g.n, g.k, g.a.data, g.a.row_stride, g.b.data, g.b.row_stride, g.c, g.c_row_stride, 1, g.accumulate, g.bias,
-              g.k2, g.a2.data, g.a2.row_stride, g.b2.data, g.b2.row_stride});
+              g.k2, g.a2.data, g.a2.row_stride, g.b2.data, g.b2.row_stride, g.b_bfloat16});
     return true;
   }
   if (g.n <= kWidth && !g.bias) {

@@ -25,6 +25,7 @@ struct GemmParams {
   int64_t c_row_stride;
   bool accumulate = false;
   const float* bias = nullptr;  // [n], or null; not with accumulate
+  const uint16_t* b_bfloat16 = nullptr;  // b's values in bfloat16, which products of few rows read in place of b
   int64_t k2 = 0;               // 0: no second product
   Operand a2 = {}, b2 = {};
   int64_t batch = 1, a_batch_stride = 0, b_batch_stride = 0, c_batch_stride = 0;
@@ -48,12 +49,13 @@ struct DotParams {
   int64_t a2_row_stride = 0;
   const float* b2 = nullptr;
   int64_t b2_row_stride = 0;
+  const uint16_t* b_bfloat16 = nullptr;  // b's values in bfloat16, read in place of b
 };
 void gemm_dot(const DotParams& params);
 
 // The pieces, for ops that keep a block of the product in cache. A block of a is packed in tiles of up to kTileRows rows, a
 // block of b in panels of kTileCols columns; a block's k must not exceed kMaxBlockK. Up to kMaxDotRows rows of a, gemm takes
-// gemm_dot where the layouts allow it.
+// gemm_dot where the layouts allow it; src/generation and native/binding/mamba_layer_step.cc rely on that for a row's bits.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 14, kMaxDotRows = 32;
 #elif defined(__AVX2__)

@@ -11,8 +11,9 @@ namespace {
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-template <int kRows, int kCols>
-inline void dot_sums(int64_t k, const float* a, int64_t a_stride, const float* b, int64_t b_stride, Vec (&sum)[kRows][kCols]) {
+// B: float, or uint16_t for bfloat16.
+template <int kRows, int kCols, class B>
+inline void dot_sums(int64_t k, const float* a, int64_t a_stride, const B* b, int64_t b_stride, Vec (&sum)[kRows][kCols]) {
   const auto step = [&](auto load_lanes) {
     Vec av[kRows];
     MAMBATUNE_UNROLL
@@ -25,17 +26,17 @@ inline void dot_sums(int64_t k, const float* a, int64_t a_stride, const float* b
     }
   };
   for (; k >= kWidth; k -= kWidth) {
-    step([](const float* p) { return load(p); });
+    step([](const auto* p) { return load(p); });
     a += kWidth;
     b += kWidth;
   }
-  if (k > 0) step([k](const float* p) { return load_partial(p, static_cast<int>(k)); });
+  if (k > 0) step([k](const auto* p) { return load_partial(p, static_cast<int>(k)); });
 }
 
-template <int kRows, int kCols>
-void dot_tile(const DotParams& d, int64_t row, int64_t col) {
+template <int kRows, int kCols, class B>
+void dot_tile(const DotParams& d, const B* b, int64_t row, int64_t col) {
   Vec sum[kRows][kCols] = {};
-  dot_sums<kRows, kCols>(d.k, d.a + row * d.a_row_stride, d.a_row_stride, d.b + col * d.b_row_stride, d.b_row_stride, sum);
+  dot_sums<kRows, kCols>(d.k, d.a + row * d.a_row_stride, d.a_row_stride, b + col * d.b_row_stride, d.b_row_stride, sum);
   if (d.k2 > 0) {
     dot_sums<kRows, kCols>(d.k2, d.a2 + row * d.a2_row_stride, d.a2_row_stride, d.b2 + col * d.b2_row_stride, d.b2_row_stride, sum);
   }
@@ -51,40 +52,41 @@ void dot_tile(const DotParams& d, int64_t row, int64_t col) {
 }
 
 // All rows of a against the columns [begin, end), kCols at once: those rows of b stay in the first-level cache meanwhile.
-template <int kMaxRows, int kCols>
-void dot_columns(const DotParams& d, int64_t begin, int64_t end) {
+template <int kMaxRows, int kCols, class B>
+void dot_columns(const DotParams& d, const B* b, int64_t begin, int64_t end) {
   int64_t j = begin;
   for (; j + kCols <= end; j += kCols) {
     for (int64_t i = 0; i < d.m; i += kMaxRows) {
       const int64_t rows = min(kMaxRows, d.m - i);
       if constexpr (kMaxRows == 4) {
-        if (rows == 4) dot_tile<4, kCols>(d, i, j);
-        if (rows == 3) dot_tile<3, kCols>(d, i, j);
+        if (rows == 4) dot_tile<4, kCols>(d, b, i, j);
+        if (rows == 3) dot_tile<3, kCols>(d, b, i, j);
       }
       if constexpr (kMaxRows >= 2) {
-        if (rows == 2) dot_tile<2, kCols>(d, i, j);
+        if (rows == 2) dot_tile<2, kCols>(d, b, i, j);
       }
-      if (rows == 1) dot_tile<1, kCols>(d, i, j);
+      if (rows == 1) dot_tile<1, kCols>(d, b, i, j);
     }
   }
   if constexpr (kCols > 1) {
-    if (j < end) dot_columns<kMaxRows, 1>(d, j, end);
+    if (j < end) dot_columns<kMaxRows, 1>(d, b, j, end);
   }
 }
 
 // As many sums at once as there are registers for.
-void dot_columns(const DotParams& d, int64_t begin, int64_t end) {
+template <class B>
+void dot_columns(const DotParams& d, const B* b, int64_t begin, int64_t end) {
 #if defined(__AVX512F__)
   constexpr int kColsOfTwo = 8, kColsOfFour = 6;
 #else
   constexpr int kColsOfTwo = 4, kColsOfFour = 2;
 #endif
   if (d.m == 1) {
-    dot_columns<1, 8>(d, begin, end);
+    dot_columns<1, 8>(d, b, begin, end);
   } else if (d.m == 2) {
-    dot_columns<2, kColsOfTwo>(d, begin, end);
+    dot_columns<2, kColsOfTwo>(d, b, begin, end);
   } else {
-    dot_columns<4, kColsOfFour>(d, begin, end);
+    dot_columns<4, kColsOfFour>(d, b, begin, end);
   }
 }
 
@@ -96,7 +98,10 @@ constexpr double kMinDotTaskFlops = 2e5;
 void gemm_dot(const DotParams& d) {
   const double flops = 2.0 * static_cast<double>(d.m) * static_cast<double>(d.n) * static_cast<double>(d.k + d.k2);
   const int64_t cols = flops < kMinDotTaskFlops ? d.n : ceil_div(kDotTaskFloats / (d.k + d.k2 + 1), 24) * 24 + 24;
-  parallel_for(ceil_div(d.n, cols), [&](int64_t task, int) { dot_columns(d, task * cols, min(d.n, (task + 1) * cols)); });
+  parallel_for(ceil_div(d.n, cols), [&](int64_t task, int) {
+    const int64_t begin = task * cols, end = min(d.n, begin + cols);
+    d.b_bfloat16 ? dot_columns(d, d.b_bfloat16, begin, end) : dot_columns(d, d.b, begin, end);
+  });
 }
 
 }  // namespace MAMBATUNE_ISA

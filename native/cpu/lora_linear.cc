@@ -7,6 +7,7 @@
 #include "memory.h"
 #include "philox.h"
 #include "thread_pool.h"
+#include "weight_copy.h"
 
 namespace mambatune {
 namespace MAMBATUNE_ISA {
@@ -173,6 +174,9 @@ Error lora_linear_fwd(const LoraLinearFwdParams& p) {
   g.b = {p.W.data, in, true};
   g.c = p.y, g.c_row_stride = out;
   g.bias = p.bias;
+  if (p.rows <= kMaxDotRows) {
+    if (Error error = bfloat16_copy(p.W, &g.b_bfloat16)) return error;
+  }
   Workspace scaled;
   if (p.r > 0) {
     const Error error = for_dropped(p, [&](int64_t row, int64_t rows, Operand dropped) {

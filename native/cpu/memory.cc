@@ -165,6 +165,23 @@ void release(void* memory, size_t bytes) {
   trim_to(half > kMinCacheBound ? half : kMinCacheBound);
 }
 
+Error allocate_copy(size_t bytes, void** memory) {
+  const uint64_t peak = statistics.peak_bytes;
+  if (Error error = allocate(bytes, memory)) return error;
+  statistics.live_bytes -= bytes;
+  --statistics.live_buffers;
+  statistics.peak_bytes = peak;
+  statistics.weight_cache_bytes += bytes;
+  return nullptr;
+}
+
+void release_copy(void* memory, size_t bytes) {
+  statistics.weight_cache_bytes -= bytes;
+  statistics.live_bytes += bytes;
+  ++statistics.live_buffers;
+  release(memory, bytes);
+}
+
 void trim() { trim_to(0); }
 
 void memory_stats(MemoryStats* stats) { *stats = statistics; }

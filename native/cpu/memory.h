@@ -18,6 +18,10 @@ void trim();
 void memory_stats(MemoryStats* stats);
 void reset_peak();
 
+// Memory of a weight's copy, counted as such.
+Error allocate_copy(size_t bytes, void** memory);
+void release_copy(void* memory, size_t bytes);
+
 // Memory of an op for the length of one call, taken from the same cache. Nothing here is inline: code compiled for one
 // instruction set must not end up being the copy that all callers share.
 class Workspace {

@@ -47,6 +47,12 @@ MAMBATUNE_INLINE Vec as_float(IntVec x) { return (Vec)x; }
 MAMBATUNE_INLINE Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
 MAMBATUNE_INLINE void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 
+// Bfloat16 values.
+typedef uint16_t UnalignedHalfWords __attribute__((vector_size(kWidth * 2), aligned(2)));
+MAMBATUNE_INLINE Vec load(const uint16_t* from) {
+  return (Vec)(__builtin_convertvector(*reinterpret_cast<const UnalignedHalfWords*>(from), UintVec) << 16);
+}
+
 // The first `count` lanes, zero beyond; memory beyond them is not touched. 0 <= count <= kWidth.
 MAMBATUNE_INLINE Vec load_partial(const float* from, int count) {
 #if defined(__AVX512F__)
@@ -56,6 +62,12 @@ MAMBATUNE_INLINE Vec load_partial(const float* from, int count) {
   for (int i = 0; i < count; ++i) value[i] = from[i];
   return value;
 #endif
+}
+
+MAMBATUNE_INLINE Vec load_partial(const uint16_t* from, int count) {
+  UintVec value = {};
+  for (int i = 0; i < count; ++i) value[i] = static_cast<uint32_t>(from[i]) << 16;
+  return (Vec)value;
 }
 
 MAMBATUNE_INLINE void store_partial(float* to, Vec value, int count) {

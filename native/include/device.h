@@ -21,7 +21,7 @@ namespace mambatune {
 
 using Error = const char*;
 
-constexpr uint32_t kDeviceAbi = 2;
+constexpr uint32_t kDeviceAbi = 3;
 
 struct MemoryStats {
   uint64_t live_bytes;     // in use by buffers now

@@ -13,6 +13,7 @@ struct Weight {
   const float* data;    // [rows, cols] row-major
   int64_t rows, cols;   // out features, in features
   WeightCache** cache;  // null when the weight may change between calls (it is trainable): pack nothing then
+  bool is_bfloat16 = false;  // where every element is a bfloat16's value, a product may read a copy of half the size (needs cache)
 };
 
 }  // namespace mambatune

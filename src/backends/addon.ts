@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Finds and loads the native addon, and types what it exports. Argument lists follow native/binding/*.cc: an operand given as
- * {@link Rows} is three numbers (handle, offset, row stride), a weight two (handle, frozen); handle 0 is an absent operand.
+ * {@link Rows} is three numbers (handle, offset, row stride), a weight two (handle, and 0: it may change, 1: frozen, 2: frozen and of bfloat16 values); handle 0 is an absent operand.
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -64,6 +64,7 @@ export interface Addon {
   loraEmbeddingFwd: Call;
   loraEmbeddingBwd: Call;
   linearCrossEntropy: Call;
+  mambaLayerStep: Call;
   globalNorm: Call;
   adamwStep: Call;
 

@@ -5,6 +5,7 @@ import type { MatmulPrecision } from '../backends/precision.ts';
 import type { BackendChoice } from '../backends/select.ts';
 import { ConfigError, UserError } from '../errors.ts';
 import { MambaForCausalLM } from '../model/causal_lm.ts';
+import type { WeightDtype } from '../model/parameters.ts';
 
 export interface ModelChoice {
   /** Folder or Hub id of the base model; by default the one that the adapter names. */
@@ -13,6 +14,8 @@ export interface ModelChoice {
   /** Folder of an adapter. */
   adapter?: string;
   backend: BackendChoice;
+  /** Of the weight matrices' values; default `float32`, as stored. */
+  weights?: WeightDtype;
   /** Default `highest`. */
   matmulPrecision?: MatmulPrecision;
 }
@@ -32,10 +35,10 @@ export interface LoadedModel {
  * @throws UserError when one is missing or damaged, or they do not fit each other
  */
 export async function loadModel(choice: ModelChoice, onMessage: (line: string) => void): Promise<LoadedModel> {
-  const { adapter, backend, revision, matmulPrecision } = choice;
+  const { adapter, backend, revision, weights, matmulPrecision } = choice;
   const name = baseNameOf(choice);
   const model = await explainNamedBase(choice, name, () =>
-    MambaForCausalLM.fromPretrained(name, { backend, revision, matmulPrecision, onMessage }),
+    MambaForCausalLM.fromPretrained(name, { backend, revision, dtype: weights, matmulPrecision, onMessage }),
   );
   try {
     return { name, model, peftModel: adapter === undefined ? null : PeftModel.fromPretrained(model, adapter) };

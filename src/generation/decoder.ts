@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What generation asks of a model: run prompts, run single tokens, with the state of every row carried in between. */
-import type { Tensor3D } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor3D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
+import { createMambaStep } from '../backends/mamba_step.ts';
 import type { MambaCache } from '../model/backbone.ts';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
+import { checkIds } from '../model/model_inputs.ts';
+import { stepModelOf } from './step_model.ts';
 
 /** Runs a model over the rows of a batch. One call at a time. */
 export interface Decoder {
@@ -32,23 +35,31 @@ export interface Decoder {
   dispose(): void;
 }
 
-/**
- * The fastest decoder that the model's backend has for it.
- * @param state to continue from, one row of it a row; it stays the caller's. Default the beginning of a text.
- */
-export function createDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
-  return composedDecoder(model, state);
-}
-
 /** Native products of at most 32 rows add their terms in another order than larger ones do (native/cpu/gemm.h). */
 const NATIVE_LEAST_ROWS = 33;
 /** So does the scan of one position (native/cpu/selective_scan_fwd.cc). */
 const NATIVE_LEAST_SEQLEN = 2;
 
-/** Single tokens go the way of prompts: op by op. */
-function composedDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
-  let cache = state && mapStates(state, tf.clone);
-  const run: Decoder['prefill'] = async (inputIds, attentionMask) => {
+/**
+ * A decoder of a model, whose parameters and adapters must stay as they are while it lives. Prompts go op by op; single tokens in
+ * one fused step where the backend has one for the model.
+ *
+ * @param state to continue from, one row of it a row; it stays the caller's. Default the beginning of a text.
+ */
+export function createDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
+  let cache = state && copyRows(state);
+  let fused: FusedStep | undefined;
+  const current = (): MambaCache => {
+    if (!cache) throw new Error('the decoder has no state before its first prefill');
+    return cache;
+  };
+  const replace = (next: MambaCache | undefined) => {
+    fused?.dispose();
+    fused = undefined;
+    cache?.dispose();
+    cache = next;
+  };
+  const prefill: Decoder['prefill'] = async (inputIds, attentionMask) => {
     const { logits, cacheParams } = model.forward({
       inputIds,
       ...(attentionMask && { attentionMask }),
@@ -56,34 +67,54 @@ function composedDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
       useCache: true,
       logitsToKeep: 1,
     });
-    cache?.dispose();
-    cache = cacheParams;
+    replace(cacheParams);
     const values = await logits.data<'float32'>();
     logits.dispose();
     return values;
   };
-  const current = (): MambaCache => {
-    if (!cache) throw new Error('the decoder has no state before its first prefill');
-    return cache;
-  };
   return {
-    prefill: run,
+    prefill,
     leastPositions: (batch) =>
       tf.getBackend() === 'native' ? Math.max(NATIVE_LEAST_SEQLEN, Math.ceil(NATIVE_LEAST_ROWS / batch)) : 1,
-    step: (tokens) => run(tokens.map((id) => [id])),
-    selectRows(rows) {
-      const before = current();
-      cache = selectRows(before, rows);
-      before.dispose();
+    async step(tokens) {
+      fused ??= createFusedStep(model, current());
+      if (!fused) return prefill(tokens.map((id) => [id]));
+      const ids = Int32Array.from(tokens);
+      checkIds(ids, 'inputIds', model.config.vocabSize);
+      return fused.run(ids);
     },
-    copyState: () => mapStates(current(), tf.clone),
-    dispose: () => cache?.dispose(),
+    selectRows: (rows) => replace(copyRows(current(), rows)),
+    copyState: () => copyRows(current()),
+    dispose: () => replace(undefined),
   };
 }
 
-/** A new state of these rows of another. */
-function selectRows(state: MambaCache, rows: readonly number[]): MambaCache {
-  return mapStates(state, (tensor) => tf.gather(tensor, tf.tensor1d([...rows], 'int32')));
+interface FusedStep {
+  run(tokens: Int32Array): Float32Array;
+  dispose(): void;
+}
+
+/** Undefined where the backend has none for the model. */
+function createFusedStep(model: MambaForCausalLM, state: MambaCache): FusedStep | undefined {
+  const kept: Tensor[] = [];
+  const description = stepModelOf(model, (tensor) => kept.push(tensor));
+  const step = description && createMambaStep(description, state);
+  if (!step) return undefined;
+  return {
+    run: step.run,
+    dispose() {
+      step.dispose();
+      tf.dispose(kept);
+    },
+  };
+}
+
+/** A new state with memory of its own, of these rows of another; default all. */
+function copyRows(state: MambaCache, rows?: readonly number[]): MambaCache {
+  const batch = state.ssmStates[0]?.shape[0] ?? 0;
+  const indices = rows ?? Array.from({ length: batch }, (_, row) => row);
+  const copy = (tensor: Tensor3D): Tensor3D => tf.tidy(() => tf.gather(tensor, tf.tensor1d([...indices], 'int32')));
+  return makeState(state.convStates.map(copy), state.ssmStates.map(copy));
 }
 
 /** A new state whose rows are those of several, in order. */
@@ -96,11 +127,6 @@ export function joinStates(states: readonly MambaCache[]): MambaCache {
     join((state) => state.convStates),
     join((state) => state.ssmStates),
   );
-}
-
-function mapStates(state: MambaCache, f: (tensor: Tensor3D) => Tensor3D): MambaCache {
-  const map = (tensors: readonly Tensor3D[]) => tensors.map((tensor) => tf.tidy(() => f(tensor)));
-  return makeState(map(state.convStates), map(state.ssmStates));
 }
 
 /** A state that owns these tensors. */

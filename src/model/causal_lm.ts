@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Mamba language models: answers to MambaForCausalLM of transformers. */
-import type { Scalar, Tensor1D, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
+import type { Scalar, Tensor, Tensor1D, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import type { SaveCheckpointOptions } from '../checkpoint/save_checkpoint.ts';
 import { saveCheckpoint } from '../checkpoint/save_checkpoint.ts';
@@ -16,7 +16,7 @@ import type { LoadOptions, ModelInputs, ModelSource } from './mamba_model.ts';
 import { loadModel, MambaModel } from './mamba_model.ts';
 import { checkIds, checkLabels, checkRows, shiftLabels } from './model_inputs.ts';
 import type { DropoutState, Module } from './modules.ts';
-import { HEAD } from './parameters.ts';
+import { HEAD, type WeightDtype } from './parameters.ts';
 
 export interface ForwardInputs extends ModelInputs {
   /** [batch, seqlen], aligned with inputIds (the model shifts them); -100 is ignored. */
@@ -77,8 +77,8 @@ export class MambaForCausalLM {
     return new MambaForCausalLM(await loadModel(pathOrRepo, options, true));
   }
 
-  /** A randomly initialised model on the current backend. @param options.seed default 0 */
-  static fromConfig(config: MambaConfig, options: { seed?: number } = {}): MambaForCausalLM {
+  /** A randomly initialised model on the current backend. @param options.seed default 0 @param options.dtype see LoadOptions */
+  static fromConfig(config: MambaConfig, options: { seed?: number; dtype?: WeightDtype } = {}): MambaForCausalLM {
     return new MambaForCausalLM(MambaModel.fromConfig(config, options));
   }
 
@@ -103,6 +103,11 @@ export class MambaForCausalLM {
     return this.backbone.source;
   }
 
+  /** Of the weight matrices' values as they were loaded. */
+  get dtype(): WeightDtype {
+    return this.backbone.dtype;
+  }
+
   get generationConfig(): Readonly<Record<string, unknown>> | undefined {
     return this.backbone.generationConfig;
   }
@@ -123,7 +128,7 @@ export class MambaForCausalLM {
   forward(inputs: ForwardInputs): ForwardResult {
     const result = tf.tidy(() => {
       const run = this.backbone.runOn(inputs);
-      const logits = loraLinear({ x: lastPositions(run.hidden, inputs.logitsToKeep ?? 0), W: this.head });
+      const logits = this.logitsOf(lastPositions(run.hidden, inputs.logitsToKeep ?? 0));
       const loss = inputs.labels && this.meanLoss(run.hidden, inputs.labels);
       return { ...run, logits, loss } as unknown as tf.TensorContainer;
     }) as unknown as BackboneResult & { logits: Tensor3D; loss?: Scalar };
@@ -241,8 +246,20 @@ export class MambaForCausalLM {
   }
 
   /** The head's matrix [vocab_size, d_model]. */
-  private get head(): Tensor2D {
+  get head(): Tensor2D {
     return (this.parameters.get(HEAD) ?? this.parameters.get('backbone.embeddings.weight')) as unknown as Tensor2D;
+  }
+
+  /** Of one position a row in products of a few rows, so that a row's bits do not depend on the batch. */
+  private logitsOf(hidden: Tensor3D): Tensor {
+    const [batch, seqlen, width] = hidden.shape;
+    const W = this.head;
+    if (seqlen > 1 || batch <= ROWS_AT_ONCE) return loraLinear({ x: hidden, W });
+    const parts = Array.from({ length: Math.ceil(batch / ROWS_AT_ONCE) }, (_, i) => {
+      const begin = i * ROWS_AT_ONCE;
+      return tf.slice(hidden, [begin, 0, 0], [Math.min(ROWS_AT_ONCE, batch - begin), 1, width]);
+    });
+    return tf.concat(parts.map((x) => loraLinear({ x, W })));
   }
 
   private meanLoss(hidden: Tensor3D, labels: readonly (readonly number[])[]): Scalar {
@@ -258,6 +275,9 @@ export class MambaForCausalLM {
     return linearCrossEntropy({ hidden: rows, W: this.head, labels });
   }
 }
+
+/** Native products add a row's terms in an order that does not depend on the number of rows, up to this many (native/cpu/gemm.h). */
+const ROWS_AT_ONCE = 8;
 
 /** The last `count` positions of [batch, seqlen, d_model]; all for 0. */
 function lastPositions(hidden: Tensor3D, count: number): Tensor3D {

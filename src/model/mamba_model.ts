@@ -17,12 +17,17 @@ import type { MambaConfig } from './config.ts';
 import { checkRows, inputShape, toIds } from './model_inputs.ts';
 import type { DropoutState, Module } from './modules.ts';
 import { adapterTensors, disposeLora } from './modules.ts';
-import type { Parameters } from './parameters.ts';
+import type { Parameters, WeightDtype } from './parameters.ts';
 import { disposeParameters, EMBEDDING, HEAD, loadParameters, randomParameters } from './parameters.ts';
 
 export interface LoadOptions extends HubOptions {
   /** tfjs backend to compute on; default `auto`, the best that works. */
   backend?: BackendChoice;
+  /**
+   * Type of the weight matrices' values; default `float32`, as stored. With `bfloat16` they are rounded when they are loaded, and
+   * still computed with in float32; the native backend reads them from copies of half the size when it generates.
+   */
+  dtype?: WeightDtype;
   /** Precision of products with weights; default `highest`, IEEE float32, and the only one outside the cuda backend. */
   matmulPrecision?: MatmulPrecision;
 }
@@ -69,9 +74,12 @@ export class MambaModel {
   readonly modules: ReadonlyMap<string, Module>;
   readonly source: ModelSource;
   readonly generationConfig: Readonly<Record<string, unknown>> | undefined;
+  /** Of the weight matrices' values as they were loaded. */
+  readonly dtype: WeightDtype;
   /** Recompute each layer's activations in the backward instead of keeping them. */
   gradientCheckpointing = false;
-  private readonly layers: Backbone;
+  /** What runs, and what adapters are on it. */
+  readonly layers: Backbone;
   /** Base variables that another is in the place of; null where there was none. */
   private readonly replaced = new Map<string, Variable | null>();
   private dropout: DropoutState = null;
@@ -82,11 +90,13 @@ export class MambaModel {
     parameters: Parameters,
     source: ModelSource,
     generationConfig?: Readonly<Record<string, unknown>>,
+    dtype: WeightDtype = 'float32',
   ) {
     this.config = config;
     this.parameters = parameters;
     this.source = source;
     this.generationConfig = generationConfig;
+    this.dtype = dtype;
     this.layers = buildBackbone(config, parameters);
     this.modules = modulesOf(this.layers);
   }
@@ -99,9 +109,10 @@ export class MambaModel {
     return loadModel(pathOrRepo, options, false);
   }
 
-  /** A randomly initialised model on the current backend. @param options.seed default 0 */
-  static fromConfig(config: MambaConfig, options: { seed?: number } = {}): MambaModel {
-    return new MambaModel(config, randomParameters(config, options.seed ?? 0), NO_SOURCE);
+  /** A randomly initialised model on the current backend. @param options.seed default 0 @param options.dtype see LoadOptions */
+  static fromConfig(config: MambaConfig, options: { seed?: number; dtype?: WeightDtype } = {}): MambaModel {
+    const { seed = 0, dtype = 'float32' } = options;
+    return new MambaModel(config, randomParameters(config, seed, dtype), NO_SOURCE, undefined, dtype);
   }
 
   /**
@@ -201,21 +212,21 @@ const NO_SOURCE: ModelSource = { folder: null, name: null, revision: null, finge
 
 /** Loads a checkpoint, with or without the head's own matrix. */
 export async function loadModel(pathOrRepo: string, options: LoadOptions, withHead: boolean): Promise<MambaModel> {
-  const { backend = 'auto', matmulPrecision = 'highest', ...hub } = options;
+  const { backend = 'auto', matmulPrecision = 'highest', dtype = 'float32', ...hub } = options;
   const folder = await resolveModelFolder(pathOrRepo, hub);
   const selected = await selectBackend(backend);
   hub.onMessage?.(selected.message);
   setMatmulPrecision(matmulPrecision);
   const { config, source, generationConfig } = openCheckpoint(folder);
   try {
-    const parameters = loadParameters(config, source, withHead ? [] : [HEAD]);
+    const parameters = loadParameters(config, source, { without: withHead ? [] : [HEAD], dtype });
     const origin = {
       folder,
       name: pathOrRepo,
       revision: hub.revision ?? null,
       fingerprint: fingerprint(expectedTensors(config), source),
     };
-    return new MambaModel(config, parameters, origin, generationConfig);
+    return new MambaModel(config, parameters, origin, generationConfig, dtype);
   } finally {
     source.close();
   }

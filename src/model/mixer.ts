@@ -134,7 +134,8 @@ function normalise(tensors: Tensor[], eps: number | null): Tensor[] {
   return eps === null ? tensors : tensors.map((x) => rmsNorm({ x }, eps).y);
 }
 
-function stateDecay(layer: MambaLayer): Tensor2D {
+/** A of a layer: -exp(A_log). While A_log does not train, it is the layer's to keep. */
+export function stateDecay(layer: MambaLayer): Tensor2D {
   const { aLog, frozenA } = layer;
   const compute = () => tf.neg(tf.exp(aLog)) as Tensor2D;
   if (aLog.trainable) return compute();

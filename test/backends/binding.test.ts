@@ -56,6 +56,7 @@ forEachDevice((name) => {
       'loraEmbeddingFwd',
       'loraLinearBwd',
       'loraLinearFwd',
+      'mambaLayerStep',
       'matmul',
       'memoryStats',
       'openCuda',

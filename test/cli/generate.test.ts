@@ -170,6 +170,11 @@ test('--num-return-sequences: that many texts of each prompt', async () => {
   expect(new Set(value.results.map(({ completion }) => completion)).size).toBe(4);
 });
 
+test('--weights bfloat16 rounds the weights, which mamba-5m was stored in', async () => {
+  const { stdout } = await runCli([...BASE, '--weights', 'bfloat16', '--prompt', 'politician, n.']);
+  expect(stdout).toBe(`${BEFORE}\n`);
+});
+
 describe('states', () => {
   test('a prompt is read once and continued twice', async () => {
     const state = join(temporaryFolder(), 'state.safetensors');

@@ -73,6 +73,7 @@ describe('wrong usage exits with 2 and names what is wrong', () => {
       ['generate', '--save-state', 's', '--top-k', '2', '--num-return-sequences', '2', '--prompt', 'a'],
       /state of one text; found --num-return-sequences 2/,
     ],
+    [['generate', '--weights', 'fp8'], /'fp8' is invalid. Allowed choices are float32, bfloat16/],
     [['generate', '--greedy', '--min-p', '0.1'], /'--greedy' cannot be used with option '--min-p <p>'/],
     [['generate', '--temperature', '0'], /'0' is invalid. Expected a number above 0/],
     [['generate', '--temperature', 'warm'], /'warm' is invalid. Expected a number above 0/],

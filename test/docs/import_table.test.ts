@@ -28,6 +28,8 @@ const cases: [path: string, source: string, rule?: string][] = [
   ['src/model/a.ts', "export { a } from '../../adapters/a.ts';", 'noRestrictedImports'],
   ['src/model/b.ts', "export type { A } from '../backends/device_backend.ts';", 'noRestrictedImports'],
   ['src/model/c.ts', "export { a } from '../backends/select.ts';"],
+  ['src/generation/b.ts', "export { a } from '../backends/mamba_step.ts';"],
+  ['src/generation/c.ts', "export { a } from '../backends/device_backend.ts';", 'noRestrictedImports'],
   ['src/generation/a.ts', "export { a } from '../tokenizer/a.ts';", 'noRestrictedImports'],
   ['adapters/a.ts', "export { a } from '../datasets/a.ts';", 'noRestrictedImports'],
   ['adapters/b.ts', "export { a } from '../src/model/a.ts';"],

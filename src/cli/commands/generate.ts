@@ -8,7 +8,7 @@ import { backendOption, collect, decimalNumber, revisionOption, wholeNumber } fr
 import { interruptible, runCommand } from '../run_command.ts';
 
 /** The options as they are parsed. */
-interface ParsedOptions extends Pick<GenerateRequest, 'model' | 'adapter' | 'revision' | 'backend'> {
+interface ParsedOptions extends Pick<GenerateRequest, 'model' | 'adapter' | 'revision' | 'backend' | 'weights'> {
   prompt?: string[];
   chat?: boolean;
   system?: string;
@@ -76,6 +76,14 @@ export function generateCommand(context: CliContext): Command {
       'write the state after the text: its prompt, if --max-new-tokens is 0, need not be read again',
     )
     .option('--stream', 'print each piece of text as it comes')
+    .addOption(
+      new Option(
+        '--weights <dtype>',
+        'type that the weight matrices are rounded to; bfloat16 reads half the bytes a token',
+      )
+        .choices(['float32', 'bfloat16'])
+        .default('float32'),
+    )
     .addOption(backendOption())
     .addHelpText(
       'after',
@@ -97,7 +105,7 @@ function noRepeatNgramOption(): Option {
 }
 
 async function generateTexts(context: CliContext, parsed: ParsedOptions): Promise<object> {
-  const { model, adapter, revision, backend, fromState, saveState, chat, system } = parsed;
+  const { model, adapter, revision, backend, weights, fromState, saveState, chat, system } = parsed;
   checkCombinations(context, parsed);
   const options = generationOptions(parsed);
   const prompts = parsed.prompt ?? [await promptFromStdin(context, fromState !== undefined)];
@@ -107,7 +115,7 @@ async function generateTexts(context: CliContext, parsed: ParsedOptions): Promis
   const { generateWith } = await import('../generate_with.ts');
   return interruptible((signal) =>
     generateWith(context, {
-      ...{ model, adapter, revision, backend, fromState, saveState, prompts, options, signal },
+      ...{ model, adapter, revision, backend, weights, fromState, saveState, prompts, options, signal },
       chat: chat ? { ...(system !== undefined && { system }) } : null,
       live: parsed.stream ?? false,
     }),
