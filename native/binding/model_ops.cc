@@ -62,6 +62,7 @@ napi_value selective_scan_bwd(napi_env env, napi_callback_info info) {
   p.dD = args.output<float>({p.d_inner}, true);
   p.ddelta_bias = args.output<float>({p.d_inner}, true);
   p.dh0 = args.output<float>({states}, true);
+  p.out = args.output<float>({rows, p.d_inner}, true);
   return args.ok() ? args.finish(device->selective_scan_bwd(p)) : nullptr;
 }
 
@@ -164,8 +165,8 @@ napi_value lora_linear_fwd(napi_env env, napi_callback_info info) {
   const DeviceApi* device = args.device();
   LoraLinearFwdParams p{};
   read_lora_linear_inputs(args, p, false);
-  p.y = args.output<float>({p.rows, p.W.rows});
-  p.xa = args.output<float>({p.rows, p.r}, p.r == 0);
+  p.y = args.output_rows(p.rows, p.W.rows, &p.y_row_stride);
+  p.xa = args.output_rows(p.rows, p.r, &p.xa_row_stride, p.r == 0);
   return args.ok() ? args.finish(device->lora_linear_fwd(p)) : nullptr;
 }
 
@@ -175,14 +176,19 @@ napi_value lora_linear_bwd(napi_env env, napi_callback_info info) {
   LoraLinearBwdParams p{};
   read_lora_linear_inputs(args, p, true);
   const int64_t out = p.W.rows, in = p.W.cols;
-  p.xa = args.input<float>({p.rows, p.r}, p.r == 0);
-  p.dy = args.input<float>({p.rows, out});
-  p.dx = args.output<float>({p.rows, in}, true);
+  p.xa = args.input_rows(p.rows, p.r, &p.xa_row_stride, p.r == 0);
+  p.dy = args.input<float>({p.rows, out}, true);
+  p.dxa = args.output<float>({p.rows, p.r}, true);
+  p.dx = args.output_rows(p.rows, in, &p.dx_row_stride, true);
+  p.accumulate = args.boolean();
   p.dlora_A = args.output<float>({p.r, in}, true);
   p.dlora_B = args.output<float>({out, p.r}, true);
   p.dW = args.output<float>({out, in}, true);
   p.dbias = args.output<float>({out}, true);
   if (args.ok() && !p.x && (p.dlora_A || p.dW)) args.fail("lora_linear: x is needed for the gradients of lora_A and W");
+  if (args.ok() && !p.dy && (!p.dxa || !p.dlora_A || p.dx || p.dlora_B || p.dW || p.dbias)) {
+    args.fail("lora_linear: without dy, dxa must be given and only the gradient of lora_A can be had");
+  }
   return args.ok() ? args.finish(device->lora_linear_bwd(p)) : nullptr;
 }
 

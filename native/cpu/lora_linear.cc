@@ -68,8 +68,11 @@ Error for_dropped(const LoraLinearInputs& in, Use use) {
   return nullptr;
 }
 
-void scale_into(float* to, const float* from, int64_t count, float scale) {
-  for (int64_t i = 0; i < count; ++i) to[i] = scale * from[i];
+// to[rows, cols] = scale * from[rows, cols], whose rows have a stride
+void scale_into(float* to, const float* from, int64_t row_stride, int64_t rows, int64_t cols, float scale) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) to[i * cols + j] = scale * from[i * row_stride + j];
+  }
 }
 
 // to[cols, rows] = scale * from[rows, cols]^T
@@ -97,7 +100,7 @@ Error lora_B_gradient(const LoraLinearBwdParams& p) {
   if (Error error = transposed.reserve(p.r * out)) return error;
   GemmParams g{};
   g.m = p.r, g.n = out, g.k = p.rows;
-  g.a = {p.xa, p.r, true};
+  g.a = {p.xa, p.xa_row_stride, true};
   g.b = {p.dy, out, false};
   g.c = transposed.data, g.c_row_stride = out;
   if (Error error = gemm(g)) return error;
@@ -117,20 +120,39 @@ Error lora_A_gradient(const LoraLinearBwdParams& p, const float* dxa) {
   });
 }
 
+// dx = dropout(dxa lora_A), or that added to dx
+Error add_dropped_gradient(const LoraLinearBwdParams& p, const float* dxa) {
+  const int64_t in = p.W.cols;
+  GemmParams g{};
+  g.m = p.rows, g.n = in, g.k = p.r;
+  g.a = {dxa, p.r, false};
+  g.b = {p.lora_A, in, false};
+  Workspace own;
+  float* to = p.dx;
+  int64_t stride = p.dx_row_stride;
+  if (p.accumulate) {
+    if (Error error = own.reserve(p.rows * in)) return error;
+    to = own.data, stride = in;
+  }
+  g.c = to, g.c_row_stride = stride;
+  if (Error error = gemm(g)) return error;
+  apply_dropout(p, 0, p.rows, in, to, stride, to, stride);
+  if (!p.accumulate) return nullptr;
+  parallel_for(p.rows, [&](int64_t i, int) {
+    for (int64_t j = 0; j < in; ++j) p.dx[i * p.dx_row_stride + j] += to[i * stride + j];
+  });
+  return nullptr;
+}
+
 Error input_gradient(const LoraLinearBwdParams& p, const float* dxa) {
   GemmParams g{};
   g.m = p.rows, g.n = p.W.cols, g.k = p.W.rows;
   g.a = {p.dy, p.W.rows, false};
   g.b = {p.W.data, p.W.cols, false};
-  g.c = p.dx, g.c_row_stride = p.W.cols;
+  g.c = p.dx, g.c_row_stride = p.dx_row_stride;
+  g.accumulate = p.accumulate;
   if (dxa && p.dropout > 0) {
-    GemmParams low_rank{};
-    low_rank.m = p.rows, low_rank.n = p.W.cols, low_rank.k = p.r;
-    low_rank.a = {dxa, p.r, false};
-    low_rank.b = {p.lora_A, p.W.cols, false};
-    low_rank.c = p.dx, low_rank.c_row_stride = p.W.cols;
-    if (Error error = gemm(low_rank)) return error;
-    apply_dropout(p, 0, p.rows, p.W.cols, p.dx, p.W.cols, p.dx, p.W.cols);
+    if (Error error = add_dropped_gradient(p, dxa)) return error;
     g.accumulate = true;
   } else if (dxa) {
     g.k2 = p.r;
@@ -150,17 +172,16 @@ Error weight_gradient(const LoraLinearBwdParams& p) {
 }
 
 // dxa[rows, r] = scaling * dy lora_B
-Error adapter_input_gradient(const LoraLinearBwdParams& p, Workspace* dxa) {
+Error adapter_input_gradient(const LoraLinearBwdParams& p, float* dxa) {
   const int64_t out = p.W.rows;
   Workspace lora_B;  // scaled and transposed: [r, out]
   if (Error error = lora_B.reserve(p.r * out)) return error;
-  if (Error error = dxa->reserve(p.rows * p.r)) return error;
   transpose_into(lora_B.data, p.lora_B, out, p.r, p.scaling);
   GemmParams g{};
   g.m = p.rows, g.n = p.r, g.k = out;
   g.a = {p.dy, out, false};
   g.b = {lora_B.data, out, true};
-  g.c = dxa->data, g.c_row_stride = p.r;
+  g.c = dxa, g.c_row_stride = p.r;
   return gemm(g);
 }
 
@@ -172,7 +193,7 @@ Error lora_linear_fwd(const LoraLinearFwdParams& p) {
   g.m = p.rows, g.n = out, g.k = in;
   g.a = {p.x, p.x_row_stride, false};
   g.b = {p.W.data, in, true};
-  g.c = p.y, g.c_row_stride = out;
+  g.c = p.y, g.c_row_stride = p.y_row_stride;
   g.bias = p.bias;
   if (p.rows <= kMaxDotRows) {
     if (Error error = bfloat16_copy(p.W, &g.b_bfloat16)) return error;
@@ -184,12 +205,12 @@ Error lora_linear_fwd(const LoraLinearFwdParams& p) {
       down.m = rows, down.n = p.r, down.k = in;
       down.a = dropped;
       down.b = {p.lora_A, in, true};
-      down.c = p.xa + row * p.r, down.c_row_stride = p.r;
+      down.c = p.xa + row * p.xa_row_stride, down.c_row_stride = p.xa_row_stride;
       return gemm(down);
     });
     if (error) return error;
     if (Error reserved = scaled.reserve(p.rows * p.r)) return reserved;
-    scale_into(scaled.data, p.xa, p.rows * p.r, p.scaling);
+    scale_into(scaled.data, p.xa, p.xa_row_stride, p.rows, p.r, p.scaling);
     g.k2 = p.r;
     g.a2 = {scaled.data, p.r, false};
     g.b2 = {p.lora_B, p.r, true};
@@ -198,21 +219,27 @@ Error lora_linear_fwd(const LoraLinearFwdParams& p) {
 }
 
 Error lora_linear_bwd(const LoraLinearBwdParams& p) {
-  Workspace dxa;
-  if (p.r > 0 && (p.dx || p.dlora_A)) {
-    if (Error error = adapter_input_gradient(p, &dxa)) return error;
+  if (!p.dy) return lora_A_gradient(p, p.dxa);
+  Workspace own;
+  float* dxa = p.dxa;
+  if (!dxa && p.r > 0 && (p.dx || p.dlora_A)) {
+    if (Error error = own.reserve(p.rows * p.r)) return error;
+    dxa = own.data;
+  }
+  if (p.r > 0 && dxa) {
+    if (Error error = adapter_input_gradient(p, dxa)) return error;
   }
   if (p.r > 0 && p.dlora_B) {
     if (Error error = lora_B_gradient(p)) return error;
   }
   if (p.r > 0 && p.dlora_A) {
-    if (Error error = lora_A_gradient(p, dxa.data)) return error;
+    if (Error error = lora_A_gradient(p, dxa)) return error;
   }
   if (p.dW) {
     if (Error error = weight_gradient(p)) return error;
   }
   if (p.dbias) sum_rows(p.dy, p.rows, p.W.rows, p.dbias);
-  return p.dx ? input_gradient(p, dxa.data) : nullptr;
+  return p.dx ? input_gradient(p, p.r > 0 ? dxa : nullptr) : nullptr;
 }
 
 }  // namespace MAMBATUNE_ISA

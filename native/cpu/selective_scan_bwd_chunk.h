@@ -120,7 +120,7 @@ inline void prepare(const Block& block, const Chunk& chunk) {
   }
 }
 
-// Writes du, ddelta and dz from the columns, and adds to the sums over time.
+// Writes du, ddelta, dz and out from the columns, and adds to the sums over time.
 inline void finish(const Block& block, const Chunk& chunk) {
   const SelectiveScanBwdParams p = block.plan.p;
   const int64_t first = block.channel(0);
@@ -143,12 +143,15 @@ inline void finish(const Block& block, const Chunk& chunk) {
       store_lanes(ddelta + c, grad_delta, lanes);
       sum_D[v] += dy * input;
       sum_bias[v] += grad_delta;
+      Vec y = load(block.column(t, v, kY));
       if (p.z) {
         const Vec z = load_lanes(p.z + row * p.z_row_stride + first + c, lanes), gate = load(block.column(t, v, kGate));
-        const Vec dz = load_lanes(dout + c, lanes) * load(block.column(t, v, kY)) * gate * (1.0f + z * (1.0f - gate));
+        const Vec dz = load_lanes(dout + c, lanes) * y * gate * (1.0f + z * (1.0f - gate));
         store_lanes(p.dz + row * p.dz_row_stride + first + c, dz, lanes);
         prefetch_write(p.dz + (row + kAhead) * p.dz_row_stride + first + c);
+        y *= z * gate;
       }
+      if (p.out) store_lanes(p.out + row * p.d_inner + first + c, y, lanes);
     }
   }
   float* partial_D = block.plan.partial_D + block.vector_row(0) * kWidth;

@@ -18,8 +18,11 @@ namespace {
 constexpr const char* kOp = "linear_cross_entropy";
 constexpr int64_t kBlockBytes = int64_t{256} << 20;
 constexpr int64_t kRowUnit = 64;  // rows of a block come in multiples of it
-constexpr int kRowThreads = 512;
-constexpr int kWarps = kRowThreads / 32;
+constexpr int kRowThreads = 1024;
+static_assert(kRowThreads == 32 * 32, "merge_block() merges one value a warp within a warp");
+// Shared memory that a block asks for and does not use, so that it has its multiprocessor for itself: all rows that are worked on
+// then stay in the L2 cache until they are read again.
+constexpr int kKeepAlone = 120 << 10;
 
 // Sum of exp2(x - maximum) beside the maximum of x.
 struct Running {
@@ -43,14 +46,11 @@ __device__ __forceinline__ Running merge_warp(Running value) {
 }
 
 __device__ __forceinline__ Running merge_block(Running value) {
-  __shared__ Running parts[kWarps];
+  __shared__ Running parts[32];
   value = merge_warp(value);
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
   __syncthreads();
-  Running total = parts[0];
-#pragma unroll
-  for (int i = 1; i < kWarps; ++i) total = merge(total, parts[i]);
-  return total;
+  return merge_warp(parts[threadIdx.x % 32]);
 }
 
 __device__ __forceinline__ void store(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
@@ -162,17 +162,15 @@ Error probabilities(const LinearCrossEntropyParams& p, bool half, int64_t row, i
   const bool gradient = p.dhidden || p.dW;
   const bool vector = p.W.rows % 4 == 0;
   const auto launch = [&](auto* type, auto width) {
-    cross_entropy_kernel<std::remove_pointer_t<decltype(type)>, decltype(width)::value>
-        <<<static_cast<unsigned>(rows), kRowThreads, 0, stream()>>>(logits, p.W.rows, p.labels + row, losses + row, gradient);
+    const auto kernel = cross_entropy_kernel<std::remove_pointer_t<decltype(type)>, decltype(width)::value>;
+    MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kKeepAlone), kOp));
+    kernel<<<static_cast<unsigned>(rows), kRowThreads, kKeepAlone, stream()>>>(logits, p.W.rows, p.labels + row, losses + row, gradient);
+    return describe_error(cudaGetLastError(), kOp);
   };
   using One = std::integral_constant<int, 1>;
   using Four = std::integral_constant<int, 4>;
-  if (half) {
-    vector ? launch(static_cast<__nv_bfloat16*>(nullptr), Four()) : launch(static_cast<__nv_bfloat16*>(nullptr), One());
-  } else {
-    vector ? launch(static_cast<float*>(nullptr), Four()) : launch(static_cast<float*>(nullptr), One());
-  }
-  return describe_error(cudaGetLastError(), kOp);
+  if (half) return vector ? launch(static_cast<__nv_bfloat16*>(nullptr), Four()) : launch(static_cast<__nv_bfloat16*>(nullptr), One());
+  return vector ? launch(static_cast<float*>(nullptr), Four()) : launch(static_cast<float*>(nullptr), One());
 }
 
 Error run_block(const LinearCrossEntropyParams& p, const Operands& operands, int64_t row, int64_t rows, float* logits, double* losses) {

@@ -100,34 +100,27 @@ Error zero(float* memory, int64_t floats) {
   return describe_error(cudaMemsetAsync(memory, 0, static_cast<size_t>(floats) * sizeof(float), stream()), kBackwardOp);
 }
 
-Error scaled_lora_B(const LoraEmbeddingInputs& p, Scratch* to, const char* op) {
-  MAMBATUNE_TRY(to->reserve(p.r * p.d_model));
-  return scaled_transpose(p.lora_B, p.d_model, p.r, p.scaling, to->get(), op);
+// to[k, j] = scaling lora_B[j, k]
+__global__ void __launch_bounds__(kThreads) scaled_transpose_kernel(LoraEmbeddingInputs p, float* to) {
+  for (int64_t i = first_index(); i < p.r * p.d_model; i += index_step()) to[i] = p.scaling * p.lora_B[i % p.d_model * p.r + i / p.d_model];
 }
 
-// dlora_A[:, ids[i]] += scaling lora_B^T dout[i]
-Error lora_A_gradient(const LoraEmbeddingBwdParams& p, const SortedRows& sorted) {
-  Scratch lora_B, columns;
-  MAMBATUNE_TRY(scaled_lora_B(p, &lora_B, kBackwardOp));
-  MAMBATUNE_TRY(columns.reserve(p.rows * p.r));
-  Projection projection{};
-  projection.rows = p.rows, projection.cols = p.d_model, projection.r = p.r;
-  projection.x = p.dout, projection.x_row_stride = p.d_model;
-  projection.factor = lora_B.get();
-  projection.out = columns.get();
-  MAMBATUNE_TRY(project(projection, kBackwardOp));
+// dlora_B = scaling dout^T lora_A[:, ids]^T and dlora_A[:, ids[i]] += scaling lora_B^T dout[i], in one pass over dout.
+Error adapter_gradients(const LoraEmbeddingBwdParams& p, const SortedRows& sorted) {
+  Scratch gathered, columns;
+  if (p.dlora_B) {
+    MAMBATUNE_TRY(gathered.reserve(p.rows * p.r));
+    gather_columns_kernel<<<blocks_for(p.rows * p.r), kThreads, 0, stream()>>>(p, gathered.get());
+    MAMBATUNE_CHECK_LAUNCH(kBackwardOp);
+  }
+  if (p.dlora_A) MAMBATUNE_TRY(columns.reserve(p.rows * p.r));
+  MAMBATUNE_TRY(row_pass({p.rows, p.d_model, p.r, p.dout, p.d_model, p.scaling, gathered.get(), p.r, p.dlora_B, true, p.lora_B, columns.get(),
+                          Dropout()},
+                         kBackwardOp));
+  if (!p.dlora_A) return nullptr;
   const unsigned blocks = static_cast<unsigned>(ceil_div(p.rows * 32, kThreads));
   sum_columns_kernel<<<blocks, kThreads, 0, stream()>>>(sorted.ids, sorted.rows, columns.get(), p.rows, p.r, p.vocab_size, p.dlora_A);
   return describe_error(cudaGetLastError(), kBackwardOp);
-}
-
-// dlora_B = scaling dout^T lora_A[:, ids]^T
-Error lora_B_gradient(const LoraEmbeddingBwdParams& p) {
-  Scratch columns;
-  MAMBATUNE_TRY(columns.reserve(p.rows * p.r));
-  gather_columns_kernel<<<blocks_for(p.rows * p.r), kThreads, 0, stream()>>>(p, columns.get());
-  MAMBATUNE_CHECK_LAUNCH(kBackwardOp);
-  return project_gradient({p.rows, p.d_model, p.r, columns.get(), p.dout, p.d_model, p.scaling, true, p.dlora_B, Dropout()}, kBackwardOp);
 }
 
 }  // namespace
@@ -135,7 +128,11 @@ Error lora_B_gradient(const LoraEmbeddingBwdParams& p) {
 Error lora_embedding_fwd(const LoraEmbeddingFwdParams& p) {
   if (p.rows == 0 || p.d_model == 0) return nullptr;
   Scratch lora_B;
-  if (p.r > 0) MAMBATUNE_TRY(scaled_lora_B(p, &lora_B, kForwardOp));
+  if (p.r > 0) {
+    MAMBATUNE_TRY(lora_B.reserve(p.r * p.d_model));
+    scaled_transpose_kernel<<<blocks_for(p.r * p.d_model), kThreads, 0, stream()>>>(p, lora_B.get());
+    MAMBATUNE_CHECK_LAUNCH(kForwardOp);
+  }
   const int64_t groups = ceil_div(p.rows, kRowsTogether);
   if (p.d_model % 4 == 0 && aligned_to(p.W, 16) && aligned_to(p.out, 16)) {
     embedding_kernel<4><<<blocks_for(groups * p.d_model / 4), kThreads, 0, stream()>>>(p, lora_B.get());
@@ -152,8 +149,7 @@ Error lora_embedding_bwd(const LoraEmbeddingBwdParams& p) {
   if (p.rows == 0 || p.d_model == 0) return wants_B ? zero(p.dlora_B, p.d_model * p.r) : nullptr;
   SortedRows sorted;
   if (wants_A || p.dW) MAMBATUNE_TRY(sort_rows(p.ids, p.rows, p.vocab_size, &sorted, kBackwardOp));
-  if (wants_A) MAMBATUNE_TRY(lora_A_gradient(p, sorted));
-  if (wants_B) MAMBATUNE_TRY(lora_B_gradient(p));
+  if (wants_A || wants_B) MAMBATUNE_TRY(adapter_gradients(p, sorted));
   if (!p.dW) return nullptr;
   sum_rows_kernel<<<static_cast<unsigned>(p.rows), kGroupColumns, 0, stream()>>>(sorted.ids, sorted.rows, p.dout, p.rows, p.d_model, p.dW);
   return describe_error(cudaGetLastError(), kBackwardOp);

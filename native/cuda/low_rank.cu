@@ -13,12 +13,14 @@ namespace cuda {
 namespace {
 
 constexpr int kChunk = 8;       // of the rank
-constexpr int kWarpRows = 4;    // rows of x that a warp projects together: kWarpRows * kChunk sums, one a lane
+constexpr int kGroupRows = 4;   // rows that a warp sums together: kGroupRows * kChunk sums, one a lane
 constexpr int kWarps = 4;
-constexpr int kSumRows = 8;     // rows of y that a thread adds to
-constexpr int kGradientThreads = 128;
-constexpr int64_t kGradientBlocks = 528;   // wanted: four for each of an H100's processors
-constexpr int64_t kLeastSplitRows = 32;
+constexpr int kManyRows = 8, kFewRows = 2;  // of y that a thread adds to: few where many would leave processors idle
+constexpr int kMergeRows = 2;   // rows of W that a thread adds to
+constexpr int kPassThreads = 32 * kWarps;
+constexpr int64_t kPassBlocks = 528;   // wanted: four for each of an H100's processors
+constexpr int64_t kLeastSplitRows = 16, kMostSplitRows = 256;
+constexpr int kPartLanes = 4;   // parts added side by side
 
 // Four neighbouring elements of a row; beyond the row's end zero.
 template <bool Vector>
@@ -37,17 +39,15 @@ __device__ __forceinline__ float4 dropout_quad(const Dropout& dropout, int64_t r
 
 __device__ __forceinline__ float4 multiply(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
 
-__device__ __forceinline__ void store_widened(const Projection& p, int64_t row, int64_t col, float4 x) {
-  const float values[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    if (col + j >= p.cols) return;
-    if (p.widened) {
-      p.widened[row * p.width + col + j] = values[j];
-    } else {
-      p.widened_half[row * p.width + col + j] = __float2bfloat16_rn(values[j]);
-    }
-  }
+__device__ __forceinline__ void add_scaled(float4& sum, float scale, float4 x) {
+  sum.x = fmaf(scale, x.x, sum.x);
+  sum.y = fmaf(scale, x.y, sum.y);
+  sum.z = fmaf(scale, x.z, sum.z);
+  sum.w = fmaf(scale, x.w, sum.w);
+}
+
+__device__ __forceinline__ float add_dot(float sum, float4 a, float4 b) {
+  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
 }
 
 // Every lane comes with 2 * Half partial sums and leaves with the total of the one of its number.
@@ -64,7 +64,7 @@ __device__ __forceinline__ float transposing_sum(float* sums) {
   return sums[0];
 }
 
-// A group of `splits` warps (1 or kWarps) projects kWarpRows rows, each warp every splits-th part of them.
+// A group of `splits` warps (1 or kWarps) projects kGroupRows rows, each warp every splits-th part of them.
 template <bool Vector, bool Drop>
 __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int splits) {
   __shared__ float parts[kWarps][32];
@@ -72,47 +72,27 @@ __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int 
   const int part = warp % splits;
   const int64_t group = static_cast<int64_t>(blockIdx.x) * (kWarps / splits) + warp / splits;
   const int64_t first_k = static_cast<int64_t>(blockIdx.y) * kChunk;
-  const int64_t first_row = group * kWarpRows;
-  const float *x[kWarpRows], *factor[kChunk];
+  const int64_t first_row = group * kGroupRows;
+  const float *x[kGroupRows], *factor[kChunk];
 #pragma unroll
-  for (int i = 0; i < kWarpRows; ++i) x[i] = p.x + min(first_row + i, p.rows - 1) * p.x_row_stride;
+  for (int i = 0; i < kGroupRows; ++i) x[i] = p.x + min(first_row + i, p.rows - 1) * p.x_row_stride;
 #pragma unroll
   for (int k = 0; k < kChunk; ++k) factor[k] = p.factor + min(first_k + k, p.r - 1) * p.cols;
-  const bool widens = (p.widened || p.widened_half) && blockIdx.y == 0;
-  float sums[kWarpRows * kChunk] = {};
+  float sums[kGroupRows * kChunk] = {};
+#pragma unroll 2
   for (int64_t col = (part * 32 + lane) * 4; col < p.cols; col += 128 * splits) {
-    float4 values[kWarpRows];
+    float4 values[kGroupRows];
 #pragma unroll
-    for (int i = 0; i < kWarpRows; ++i) values[i] = load_quad<Vector>(x[i], col, p.cols);
-    if (widens) {
-#pragma unroll
-      for (int i = 0; i < kWarpRows; ++i) {
-        if (first_row + i >= p.rows) continue;
-        if (Vector && p.widened) {
-          *reinterpret_cast<float4*>(p.widened + (first_row + i) * p.width + col) = values[i];
-        } else if (Vector) {
-          const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(values[i].x, values[i].y), __floats2bfloat162_rn(values[i].z, values[i].w)};
-          *reinterpret_cast<uint2*>(p.widened_half + (first_row + i) * p.width + col) = *reinterpret_cast<const uint2*>(pair);
-        } else {
-          store_widened(p, first_row + i, col, values[i]);
-        }
-      }
-    }
+    for (int i = 0; i < kGroupRows; ++i) values[i] = load_quad<Vector>(x[i], col, p.cols);
     if constexpr (Drop) {
 #pragma unroll
-      for (int i = 0; i < kWarpRows; ++i) values[i] = multiply(values[i], dropout_quad<Vector>(p.dropout, first_row + i, col));
+      for (int i = 0; i < kGroupRows; ++i) values[i] = multiply(values[i], dropout_quad<Vector>(p.dropout, first_row + i, col));
     }
 #pragma unroll
     for (int k = 0; k < kChunk; ++k) {
       const float4 f = load_quad<Vector>(factor[k], col, p.cols);
 #pragma unroll
-      for (int i = 0; i < kWarpRows; ++i) {
-        float& sum = sums[i * kChunk + k];
-        sum = fmaf(values[i].x, f.x, sum);
-        sum = fmaf(values[i].y, f.y, sum);
-        sum = fmaf(values[i].z, f.z, sum);
-        sum = fmaf(values[i].w, f.w, sum);
-      }
+      for (int i = 0; i < kGroupRows; ++i) sums[i * kChunk + k] = add_dot(sums[i * kChunk + k], values[i], f);
     }
   }
   float total = transposing_sum<16>(sums);
@@ -125,102 +105,227 @@ __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int 
     for (int i = 1; i < kWarps; ++i) total += parts[i][lane];
   }
   const int64_t row = first_row + lane / kChunk, k = first_k + lane % kChunk;
-  if (row >= p.rows) return;
-  if (k < p.r) p.out[row * p.r + k] = total;
-  const int64_t col = p.cols + k;
-  if (col >= p.width) return;
-  const float appended = k < p.r ? p.widened_scale * total : 0.0f;
-  if (p.widened) p.widened[row * p.width + col] = appended;
-  if (p.widened_half) p.widened_half[row * p.width + col] = __float2bfloat16_rn(appended);
+  if (row < p.rows && k < p.r) p.out[row * p.out_row_stride + k] = total;
 }
 
-// One block for 4 * kGradientThreads columns, `split_rows` rows and kChunk of the rank: partial[split, k, col].
-template <bool Vector, bool Drop>
-__global__ void __launch_bounds__(kGradientThreads) project_gradient_kernel(ProjectionGradient p, int64_t split_rows, float* partial) {
-  const int64_t col = (static_cast<int64_t>(blockIdx.x) * kGradientThreads + threadIdx.x) * 4;
-  if (col >= p.cols) return;
+// Parts of a row pass: `splits` parts of the rows, `column_blocks` of the columns.
+struct PassParts {
+  int64_t splits, column_blocks;
+  int split_rows;
+  float* over_rows;  // [splits, r, cols] or null
+  float* over_cols;  // [column_blocks, rows, r] or null
+};
+
+// How the warps of a block lie over its rows and columns, and what they share.
+template <int Across, bool OverCols>
+struct PassMemory {
+  static constexpr int kDown = kWarps / Across;  // groups of rows side by side
+  static constexpr int kCols = 128 * Across;
+  float small[kMostSplitRows * kChunk];
+  float factor[OverCols ? kChunk * kCols : 1];
+  float row_sums[OverCols ? Across * kMostSplitRows * kChunk : 1];
+  float4 down[kDown > 1 ? (kDown - 1) * Across * 32 : 1];  // sums over rows, of one k at a time
+};
+
+// One block for 128 * Across columns, split_rows rows and kChunk of the rank. The next rows are on their way while the last are
+// summed.
+template <int Across, bool Vector, bool Drop, bool OverCols>
+__global__ void __launch_bounds__(kPassThreads, 4) row_pass_kernel(const __grid_constant__ RowPass p, const __grid_constant__ PassParts parts) {
+  using Memory = PassMemory<Across, OverCols>;
+  constexpr int kStep = kGroupRows * Memory::kDown;
+  extern __shared__ float4 raw_memory[];
+  auto& memory = *reinterpret_cast<Memory*>(raw_memory);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, across = warp % Across, down = warp / Across;
+  const int local = (across * 32 + lane) * 4;
+  const int64_t first_col = static_cast<int64_t>(blockIdx.x) * Memory::kCols, col = first_col + local;
+  const bool live = col < p.cols;
   const int64_t first_k = static_cast<int64_t>(blockIdx.z) * kChunk;
-  const int64_t begin = blockIdx.y * split_rows, end = min(begin + split_rows, p.rows);
-  const bool whole = p.r % 4 == 0 && first_k + kChunk <= p.r;
-  float4 sums[kChunk] = {};
-#pragma unroll 4
-  for (int64_t row = begin; row < end; ++row) {
-    float4 x = load_quad<Vector>(p.x + row * p.x_row_stride, col, p.cols);
-    if constexpr (Drop) x = multiply(x, dropout_quad<Vector>(p.dropout, row, col));
-    const float* small = p.small + row * p.r + first_k;
-    alignas(16) float factors[kChunk];
-    if (whole) {
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * parts.split_rows;
+  const int rows = static_cast<int>(min(static_cast<int64_t>(parts.split_rows), p.rows - begin));
+  const float* x_rows = p.x + begin * p.x_row_stride;
+
+  const auto fetch = [&](float4 (&x)[kGroupRows], int row) {
 #pragma unroll
-      for (int k = 0; k < kChunk; k += 4) *reinterpret_cast<float4*>(factors + k) = __ldg(reinterpret_cast<const float4*>(small + k));
-    } else {
-#pragma unroll
-      for (int k = 0; k < kChunk; ++k) factors[k] = first_k + k < p.r ? __ldg(small + k) : 0.0f;
+    for (int i = 0; i < kGroupRows; ++i) {
+      x[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      if (live && row + i < rows) x[i] = load_quad<Vector>(x_rows + (row + i) * p.x_row_stride, col, p.cols);
     }
+  };
+  float4 next[kGroupRows];
+  fetch(next, down * kGroupRows);
+  if (parts.over_rows) {
+    for (int i = threadIdx.x; i < parts.split_rows * kChunk; i += kPassThreads) {
+      const int64_t k = first_k + i % kChunk;
+      memory.small[i] = i / kChunk < rows && k < p.r ? p.small[(begin + i / kChunk) * p.small_row_stride + k] : 0.0f;
+    }
+  }
+  if constexpr (OverCols) {
+    for (int i = threadIdx.x; i < Memory::kCols * kChunk; i += kPassThreads) {
+      const int64_t j = first_col + i / kChunk, k = first_k + i % kChunk;
+      memory.factor[i % kChunk * Memory::kCols + i / kChunk] = j < p.cols && k < p.r ? p.factor[j * p.r + k] : 0.0f;
+    }
+  }
+  __syncthreads();
+
+  float4 sums[kChunk] = {};
+  for (int row = down * kGroupRows; row < parts.split_rows; row += kStep) {
+    float4 x[kGroupRows];
+#pragma unroll
+    for (int i = 0; i < kGroupRows; ++i) x[i] = next[i];
+    fetch(next, row + kStep);
+    if constexpr (Drop) {
+#pragma unroll
+      for (int i = 0; i < kGroupRows; ++i) x[i] = multiply(x[i], dropout_quad<Vector>(p.dropout, begin + row + i, col));
+    }
+    if (parts.over_rows) {
+#pragma unroll
+      for (int i = 0; i < kGroupRows; ++i) {
+        const float4* small = reinterpret_cast<const float4*>(memory.small + (row + i) * kChunk);
+        const float4 low = small[0], high = small[1];
+        add_scaled(sums[0], low.x, x[i]);
+        add_scaled(sums[1], low.y, x[i]);
+        add_scaled(sums[2], low.z, x[i]);
+        add_scaled(sums[3], low.w, x[i]);
+        add_scaled(sums[4], high.x, x[i]);
+        add_scaled(sums[5], high.y, x[i]);
+        add_scaled(sums[6], high.z, x[i]);
+        add_scaled(sums[7], high.w, x[i]);
+      }
+    }
+    if constexpr (OverCols) {
+      float dots[kGroupRows * kChunk];
+#pragma unroll
+      for (int k = 0; k < kChunk; ++k) {
+        const float4 f = *reinterpret_cast<const float4*>(memory.factor + k * Memory::kCols + local);
+#pragma unroll
+        for (int i = 0; i < kGroupRows; ++i) dots[i * kChunk + k] = add_dot(0.0f, x[i], f);
+      }
+      memory.row_sums[(across * parts.split_rows + row) * kChunk + lane] = transposing_sum<16>(dots);
+    }
+  }
+  if (parts.over_rows) {
 #pragma unroll
     for (int k = 0; k < kChunk; ++k) {
-      sums[k].x = fmaf(factors[k], x.x, sums[k].x);
-      sums[k].y = fmaf(factors[k], x.y, sums[k].y);
-      sums[k].z = fmaf(factors[k], x.z, sums[k].z);
-      sums[k].w = fmaf(factors[k], x.w, sums[k].w);
+      if constexpr (Memory::kDown > 1) {
+        __syncthreads();
+        if (down > 0) memory.down[((down - 1) * Across + across) * 32 + lane] = sums[k];
+        __syncthreads();
+        if (down > 0) continue;
+#pragma unroll
+        for (int other = 0; other + 1 < Memory::kDown; ++other) add_scaled(sums[k], 1.0f, memory.down[(other * Across + across) * 32 + lane]);
+      }
+      if (!live || first_k + k >= p.r) continue;
+      float* to = parts.over_rows + (blockIdx.y * p.r + first_k + k) * p.cols + col;
+      if constexpr (Vector) {
+        *reinterpret_cast<float4*>(to) = sums[k];
+      } else {
+        const float values[4] = {sums[k].x, sums[k].y, sums[k].z, sums[k].w};
+        for (int j = 0; j < 4 && col + j < p.cols; ++j) to[j] = values[j];
+      }
+    }
+  }
+  if constexpr (OverCols) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < rows * kChunk; i += kPassThreads) {
+      float sum = memory.row_sums[i];
+#pragma unroll
+      for (int w = 1; w < Across; ++w) sum += memory.row_sums[w * parts.split_rows * kChunk + i];
+      const int64_t k = first_k + i % kChunk;
+      if (k < p.r) parts.over_cols[(blockIdx.x * p.rows + begin + i / kChunk) * p.r + k] = sum;
+    }
+  }
+}
+
+// sum over i of parts[i * size] for this thread's element, by kPartLanes rows of the block.
+__device__ __forceinline__ float add_parts(const float* parts, int64_t count, int64_t size, bool live) {
+  __shared__ float sums[kPartLanes][kThreads / kPartLanes];
+  const int place = threadIdx.x % (kThreads / kPartLanes), lane = threadIdx.x / (kThreads / kPartLanes);
+  float sum = 0.0f;
+  if (live) {
+#pragma unroll 8
+    for (int64_t i = lane; i < count; i += kPartLanes) sum += parts[i * size];
+  }
+  sums[lane][place] = sum;
+  __syncthreads();
+  sum = sums[0][place];
+#pragma unroll
+  for (int i = 1; i < kPartLanes; ++i) sum += sums[i][place];
+  return sum;
+}
+
+// Elements of over_rows by the first `row_blocks` blocks, of over_cols by the others.
+__global__ void __launch_bounds__(kThreads) add_pass_parts_kernel(const __grid_constant__ RowPass p, const PassParts parts, int64_t row_blocks) {
+  constexpr int kPlaces = kThreads / kPartLanes;
+  const bool is_row = blockIdx.x < row_blocks;
+  const int64_t block = is_row ? blockIdx.x : blockIdx.x - row_blocks;
+  const int64_t i = block * kPlaces + threadIdx.x % kPlaces;
+  const int64_t size = is_row ? p.r * p.cols : p.rows * p.r;
+  const float* from = is_row ? parts.over_rows : parts.over_cols;
+  const float sum = p.scale * add_parts(from + i, is_row ? parts.splits : parts.column_blocks, size, i < size);
+  if (threadIdx.x >= kPlaces || i >= size) return;
+  if (is_row) {
+    p.over_rows[p.transposed ? i % p.cols * p.r + i / p.cols : i] = sum;
+  } else {
+    p.over_cols[i] = sum;
+  }
+}
+
+// Four columns of factor[k, .] from `col` on, k in [first, first + 4): f[k] holds the columns.
+template <bool Vector>
+__device__ __forceinline__ void load_factor(float4 (&f)[4], const LowRankSum& p, int64_t col, int64_t first) {
+  if (!p.transposed) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) f[k] = load_quad<Vector>(p.factor + min(first + k, p.r - 1) * p.cols, col, p.cols);
+    return;
+  }
+  float of_col[4][4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const float* row = p.factor + min(col + j, p.cols - 1) * p.r + first;
+    if (p.r % 4 == 0) {
+      *reinterpret_cast<float4*>(of_col[j]) = __ldg(reinterpret_cast<const float4*>(row));
+    } else {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) of_col[j][k] = first + k < p.r ? __ldg(row + k) : 0.0f;
     }
   }
 #pragma unroll
-  for (int k = 0; k < kChunk; ++k) {
-    if (first_k + k >= p.r) break;
-    float* to = partial + (blockIdx.y * p.r + first_k + k) * p.cols + col;
-    const float values[4] = {sums[k].x, sums[k].y, sums[k].z, sums[k].w};
-    for (int j = 0; j < 4 && col + j < p.cols; ++j) to[j] = values[j];
-  }
+  for (int k = 0; k < 4; ++k) f[k] = make_float4(of_col[0][k], of_col[1][k], of_col[2][k], of_col[3][k]);
 }
 
-__global__ void __launch_bounds__(kThreads) add_splits_kernel(ProjectionGradient p, int64_t splits, const float* partial) {
-  const int64_t size = p.r * p.cols;
-  for (int64_t i = first_index(); i < size; i += index_step()) {
-    float sum = 0.0f;
-#pragma unroll 8
-    for (int64_t split = 0; split < splits; ++split) sum += partial[split * size + i];
-    p.out[p.transposed ? i % p.cols * p.r + i / p.cols : i] = p.scale * sum;
-  }
-}
-
-template <bool Vector, bool Drop>
-__global__ void __launch_bounds__(kThreads) add_low_rank_kernel(LowRankSum p) {
-  const int64_t quads = ceil_div(p.cols, 4), groups = ceil_div(p.rows, kSumRows);
+// small_quads: rows of `small` can be read four elements at a time.
+template <int Rows, bool Vector, bool Drop>
+__global__ void __launch_bounds__(kThreads) add_low_rank_kernel(const __grid_constant__ LowRankSum p, bool small_quads) {
+  const int64_t quads = ceil_div(p.cols, 4), groups = ceil_div(p.rows, Rows);
   for (int64_t index = first_index(); index < quads * groups; index += index_step()) {
-    const int64_t col = index % quads * 4, first_row = index / quads * kSumRows;
-    const float* small[kSumRows];
+    const int64_t col = index % quads * 4, first_row = index / quads * Rows;
+    const float* small[Rows];
 #pragma unroll
-    for (int i = 0; i < kSumRows; ++i) small[i] = p.small + min(first_row + i, p.rows - 1) * p.r;
-    float4 sums[kSumRows] = {};
+    for (int i = 0; i < Rows; ++i) small[i] = p.small + min(first_row + i, p.rows - 1) * p.small_row_stride;
+    float4 sums[Rows] = {};
     for (int64_t k = 0; k < p.r; k += 4) {
-      float4 u[kSumRows];
-      const bool whole = p.r % 4 == 0;
+      float4 f[4];
+      load_factor<Vector>(f, p, col, k);
 #pragma unroll
-      for (int i = 0; i < kSumRows; ++i) u[i] = whole ? *reinterpret_cast<const float4*>(small[i] + k) : load_quad<false>(small[i], k, p.r);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (k + j >= p.r) break;
-        const float4 f = load_quad<Vector>(p.factor + (k + j) * p.cols, col, p.cols);
-#pragma unroll
-        for (int i = 0; i < kSumRows; ++i) {
-          const float s = j == 0 ? u[i].x : j == 1 ? u[i].y : j == 2 ? u[i].z : u[i].w;
-          sums[i].x = fmaf(s, f.x, sums[i].x);
-          sums[i].y = fmaf(s, f.y, sums[i].y);
-          sums[i].z = fmaf(s, f.z, sums[i].z);
-          sums[i].w = fmaf(s, f.w, sums[i].w);
-        }
+      for (int i = 0; i < Rows; ++i) {
+        const float4 u = small_quads ? *reinterpret_cast<const float4*>(small[i] + k) : load_quad<false>(small[i], k, p.r);
+        add_scaled(sums[i], u.x, f[0]);
+        add_scaled(sums[i], u.y, f[1]);
+        add_scaled(sums[i], u.z, f[2]);
+        add_scaled(sums[i], u.w, f[3]);
       }
     }
     const float4 bias = p.bias ? load_quad<Vector>(p.bias, col, p.cols) : make_float4(0, 0, 0, 0);
 #pragma unroll
-    for (int i = 0; i < kSumRows; ++i) {
+    for (int i = 0; i < Rows; ++i) {
       const int64_t row = first_row + i;
       if (row >= p.rows) break;
       float4 sum = sums[i];
       if constexpr (Drop) sum = multiply(sum, dropout_quad<Vector>(p.dropout, row, col));
-      float* y = p.y + row * p.cols + col;
-      const float4 old = load_quad<Vector>(p.y + row * p.cols, col, p.cols);
-      const float4 now = make_float4(old.x + bias.x + sum.x, old.y + bias.y + sum.y, old.z + bias.z + sum.z, old.w + bias.w + sum.w);
+      float* y = p.y + row * p.y_row_stride + col;
+      float4 now = load_quad<Vector>(p.y + row * p.y_row_stride, col, p.cols);
+      now = make_float4(now.x + bias.x, now.y + bias.y, now.z + bias.z, now.w + bias.w);
+      add_scaled(now, p.scale, sum);
       if constexpr (Vector) {
         *reinterpret_cast<float4*>(y) = now;
       } else {
@@ -231,69 +336,153 @@ __global__ void __launch_bounds__(kThreads) add_low_rank_kernel(LowRankSum p) {
   }
 }
 
-__global__ void __launch_bounds__(kThreads) scaled_transpose_kernel(const float* from, int64_t rows, int64_t cols, float scale, float* to) {
-  for (int64_t i = first_index(); i < rows * cols; i += index_step()) to[i] = scale * from[i % rows * cols + i / rows];
+__device__ __forceinline__ void store(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
+__device__ __forceinline__ void store(__nv_bfloat16* to, float4 x) {
+  const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(x.x, x.y), __floats2bfloat162_rn(x.z, x.w)};
+  *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(pair);
+}
+__device__ __forceinline__ void store(float* to, float x) { *to = x; }
+__device__ __forceinline__ void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
+
+// kMergeRows rows and four columns a thread.
+template <bool Vector, class T>
+__global__ void __launch_bounds__(kThreads) merge_low_rank_kernel(const __grid_constant__ LowRankMerge p, T* out) {
+  const int64_t quads = ceil_div(p.cols, 4), groups = ceil_div(p.rows, kMergeRows);
+  for (int64_t index = first_index(); index < quads * groups; index += index_step()) {
+    const int64_t col = index % quads * 4, first_row = index / quads * kMergeRows;
+    float4 W[kMergeRows];
+#pragma unroll
+    for (int i = 0; i < kMergeRows; ++i) W[i] = load_quad<Vector>(p.W + min(first_row + i, p.rows - 1) * p.cols, col, p.cols);
+#pragma unroll 8
+    for (int64_t k = 0; k < p.r; ++k) {
+      const float4 a = load_quad<Vector>(p.A + k * p.cols, col, p.cols);
+#pragma unroll
+      for (int i = 0; i < kMergeRows; ++i) add_scaled(W[i], p.scale * __ldg(p.B + min(first_row + i, p.rows - 1) * p.r + k), a);
+    }
+#pragma unroll
+    for (int i = 0; i < kMergeRows; ++i) {
+      const int64_t row = first_row + i;
+      if (row >= p.rows) break;
+      T* to = out + row * p.cols + col;
+      if constexpr (Vector) {
+        store(to, W[i]);
+      } else {
+        const float values[4] = {W[i].x, W[i].y, W[i].z, W[i].w};
+        for (int j = 0; j < 4 && col + j < p.cols; ++j) store(to + j, values[j]);
+      }
+    }
+  }
+  if (!p.append) return;
+  T* behind = out + p.rows * p.cols;
+  for (int64_t i = first_index(); i < p.r * p.cols; i += index_step()) store(behind + i, p.A[i]);
 }
 
-// Calls with the two flags as types.
-template <class Use>
-void with_flags(bool vector, bool drop, Use use) {
-  using Yes = std::integral_constant<bool, true>;
-  using No = std::integral_constant<bool, false>;
-  if (vector) {
-    drop ? use(Yes(), Yes()) : use(Yes(), No());
-  } else {
-    drop ? use(No(), Yes()) : use(No(), No());
-  }
+// Calls with the flags as types.
+template <class Use, class... Types>
+void with_flags(Use use, Types... types) {
+  use(types...);
+}
+template <class Use, class... Rest>
+void with_flags(Use use, bool flag, Rest... rest) {
+  const auto prepend = [&](auto first) { with_flags([&](auto... others) { use(first, others...); }, rest...); };
+  flag ? prepend(std::true_type()) : prepend(std::false_type());
+}
+
+bool is_vector(int64_t cols, int64_t row_stride, const void* x) { return cols % 4 == 0 && row_stride % 4 == 0 && aligned_to(x, 16); }
+
+// With Across warps of a block side by side.
+template <int Across>
+Error row_pass_across(const RowPass& p, const char* op) {
+  using Both = PassMemory<Across, true>;
+  using RowsAlone = PassMemory<Across, false>;
+  constexpr int64_t kStep = kGroupRows * Both::kDown;
+  const bool vector = is_vector(p.cols, p.x_row_stride, p.x);
+  const int64_t chunks = ceil_div(p.r, kChunk);
+  PassParts parts{};
+  parts.column_blocks = ceil_div(p.cols, Both::kCols);
+  const int64_t wanted = std::max<int64_t>(1, kPassBlocks / (parts.column_blocks * chunks));
+  const int64_t split_rows = std::min(kMostSplitRows, std::max(kLeastSplitRows, ceil_div(ceil_div(p.rows, wanted), kStep) * kStep));
+  parts.split_rows = static_cast<int>(split_rows);
+  parts.splits = ceil_div(p.rows, split_rows);
+  Scratch rows, cols;
+  if (p.over_rows) MAMBATUNE_TRY(rows.reserve(parts.splits * p.r * p.cols));
+  if (p.over_cols) MAMBATUNE_TRY(cols.reserve(parts.column_blocks * p.rows * p.r));
+  parts.over_rows = rows.get();
+  parts.over_cols = cols.get();
+  const dim3 grid(static_cast<unsigned>(parts.column_blocks), static_cast<unsigned>(parts.splits), static_cast<unsigned>(chunks));
+  with_flags(
+      [&](auto v, auto d) {
+        constexpr bool kVector = decltype(v)::value, kDrop = decltype(d)::value;
+        if (p.over_cols) {
+          row_pass_kernel<Across, kVector, false, true><<<grid, kPassThreads, sizeof(Both), stream()>>>(p, parts);
+        } else {
+          row_pass_kernel<Across, kVector, kDrop, false><<<grid, kPassThreads, sizeof(RowsAlone), stream()>>>(p, parts);
+        }
+      },
+      vector, p.dropout.threshold > 0);
+  MAMBATUNE_CHECK_LAUNCH(op);
+  constexpr int64_t kPlaces = kThreads / kPartLanes;
+  const int64_t row_blocks = p.over_rows ? ceil_div(p.r * p.cols, kPlaces) : 0, col_blocks = p.over_cols ? ceil_div(p.rows * p.r, kPlaces) : 0;
+  add_pass_parts_kernel<<<static_cast<unsigned>(row_blocks + col_blocks), kThreads, 0, stream()>>>(p, parts, row_blocks);
+  return describe_error(cudaGetLastError(), op);
 }
 
 }  // namespace
 
 Error project(const Projection& p, const char* op) {
-  if (p.rows == 0) return nullptr;
-  const bool vector = p.cols % 4 == 0 && p.x_row_stride % 4 == 0 && aligned_to(p.x, 16) && aligned_to(p.factor, 16) &&
-                      (!p.widened || (aligned_to(p.widened, 16) && p.width % 4 == 0)) &&
-                      (!p.widened_half || (aligned_to(p.widened_half, 8) && p.width % 4 == 0));
-  const int64_t groups = ceil_div(p.rows, kWarpRows);
+  if (p.rows == 0 || p.r == 0) return nullptr;
+  const bool vector = is_vector(p.cols, p.x_row_stride, p.x) && aligned_to(p.factor, 16);
+  const int64_t groups = ceil_div(p.rows, kGroupRows);
   const int splits = groups < 1024 ? kWarps : 1;
   const dim3 grid(static_cast<unsigned>(ceil_div(groups * splits, kWarps)), static_cast<unsigned>(ceil_div(p.r, kChunk)));
-  with_flags(vector, p.dropout.threshold > 0, [&](auto v, auto d) {
-    project_kernel<decltype(v)::value, decltype(d)::value><<<grid, 32 * kWarps, 0, stream()>>>(p, splits);
-  });
+  with_flags(
+      [&](auto v, auto d) {
+        project_kernel<decltype(v)::value, decltype(d)::value><<<grid, 32 * kWarps, 0, stream()>>>(p, splits);
+      },
+      vector, p.dropout.threshold > 0);
   return describe_error(cudaGetLastError(), op);
 }
 
-Error project_gradient(const ProjectionGradient& p, const char* op) {
+Error row_pass(const RowPass& p, const char* op) {
   if (p.r == 0 || p.cols == 0) return nullptr;
-  if (p.rows == 0) return describe_error(cudaMemsetAsync(p.out, 0, static_cast<size_t>(p.r * p.cols) * sizeof(float), stream()), op);
-  const bool vector = p.cols % 4 == 0 && p.x_row_stride % 4 == 0 && aligned_to(p.x, 16);
-  const int64_t column_blocks = ceil_div(p.cols, 4 * kGradientThreads), chunks = ceil_div(p.r, kChunk);
-  const int64_t wanted = std::max<int64_t>(1, kGradientBlocks / (column_blocks * chunks));
-  const int64_t split_rows = std::max(kLeastSplitRows, ceil_div(p.rows, wanted)), splits = ceil_div(p.rows, split_rows);
-  Scratch partial;
-  MAMBATUNE_TRY(partial.reserve(splits * p.r * p.cols));
-  const dim3 grid(static_cast<unsigned>(column_blocks), static_cast<unsigned>(splits), static_cast<unsigned>(chunks));
-  with_flags(vector, p.dropout.threshold > 0, [&](auto v, auto d) {
-    project_gradient_kernel<decltype(v)::value, decltype(d)::value><<<grid, kGradientThreads, 0, stream()>>>(p, split_rows, partial.get());
-  });
-  MAMBATUNE_CHECK_LAUNCH(op);
-  add_splits_kernel<<<blocks_for(p.r * p.cols), kThreads, 0, stream()>>>(p, splits, partial.get());
-  return describe_error(cudaGetLastError(), op);
+  if (p.rows == 0) {
+    return p.over_rows ? describe_error(cudaMemsetAsync(p.over_rows, 0, static_cast<size_t>(p.r * p.cols) * sizeof(float), stream()), op) : nullptr;
+  }
+  return p.cols <= 128 ? row_pass_across<1>(p, op) : row_pass_across<2>(p, op);
 }
 
 Error add_low_rank(const LowRankSum& p, const char* op) {
   if (p.rows == 0 || p.cols == 0) return nullptr;
-  const bool vector = p.cols % 4 == 0 && aligned_to(p.y, 16) && aligned_to(p.factor, 16) && aligned_to(p.bias, 16);
-  const unsigned blocks = blocks_for(ceil_div(p.cols, 4) * ceil_div(p.rows, kSumRows));
-  with_flags(vector, p.dropout.threshold > 0, [&](auto v, auto d) {
-    add_low_rank_kernel<decltype(v)::value, decltype(d)::value><<<blocks, kThreads, 0, stream()>>>(p);
-  });
+  const bool vector = is_vector(p.cols, p.y_row_stride, p.y) && (p.transposed || aligned_to(p.factor, 16)) && aligned_to(p.bias, 16);
+  const bool small_quads = is_vector(p.r, p.small_row_stride, p.small);
+  const int64_t quads = ceil_div(p.cols, 4), many = quads * ceil_div(p.rows, kManyRows), few = quads * ceil_div(p.rows, kFewRows);
+  with_flags(
+      [&](auto v, auto d) {
+        constexpr bool kVector = decltype(v)::value, kDrop = decltype(d)::value;
+        if (many < kThreads * kPassBlocks) {
+          add_low_rank_kernel<kFewRows, kVector, kDrop><<<blocks_for(few), kThreads, 0, stream()>>>(p, small_quads);
+        } else {
+          add_low_rank_kernel<kManyRows, kVector, kDrop><<<blocks_for(many), kThreads, 0, stream()>>>(p, small_quads);
+        }
+      },
+      vector, p.dropout.threshold > 0);
   return describe_error(cudaGetLastError(), op);
 }
 
-Error scaled_transpose(const float* from, int64_t rows, int64_t cols, float scale, float* to, const char* op) {
-  if (rows * cols == 0) return nullptr;
-  scaled_transpose_kernel<<<blocks_for(rows * cols), kThreads, 0, stream()>>>(from, rows, cols, scale, to);
+Error merge_low_rank(const LowRankMerge& p, const char* op) {
+  if (p.rows == 0 || p.cols == 0) return nullptr;
+  const bool vector = is_vector(p.cols, p.cols, p.W) && aligned_to(p.A, 16) && aligned_to(p.out, 16) && aligned_to(p.half, 8);
+  const unsigned blocks = blocks_for(ceil_div(p.cols, 4) * ceil_div(p.rows, kMergeRows));
+  with_flags(
+      [&](auto v) {
+        constexpr bool kVector = decltype(v)::value;
+        if (p.half) {
+          merge_low_rank_kernel<kVector><<<blocks, kThreads, 0, stream()>>>(p, p.half);
+        } else {
+          merge_low_rank_kernel<kVector><<<blocks, kThreads, 0, stream()>>>(p, p.out);
+        }
+      },
+      vector);
   return describe_error(cudaGetLastError(), op);
 }
 

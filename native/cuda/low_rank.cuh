@@ -8,49 +8,67 @@
 namespace mambatune {
 namespace cuda {
 
-// out[i, k] = sum_j dropout(x)[i, j] * factor[k, j]; x: [rows, cols] with a row stride, factor: [r, cols], out: [rows, r].
-// With `widened` (float) or `widened_half`, of `width` columns, also: widened[i] = [x[i], widened_scale * out[i], 0 ...].
+// out[i, k] = sum_j dropout(x)[i, j] * factor[k, j]; x: [rows, cols] and out: [rows, r] with row strides, factor: [r, cols].
 struct Projection {
   int64_t rows, cols, r;
   const float* x;
   int64_t x_row_stride;
   const float* factor;
   float* out;
+  int64_t out_row_stride;
   Dropout dropout;
-  float* widened = nullptr;
-  __nv_bfloat16* widened_half = nullptr;
-  int64_t width = 0;
-  float widened_scale = 1.0f;
 };
 Error project(const Projection& p, const char* op);
 
-// out = scale * small^T dropout(x), [r, cols], or [cols, r] when `transposed`; small: [rows, r]. Sums over rows run in blocks of
-// rows, added in order.
-struct ProjectionGradient {
+// Both sums over x in one pass: over its rows and, when `factor` is given, over its columns.
+//   over_rows[k, j] = scale * sum_i small[i, k] * dropout(x)[i, j]    [r, cols], or [cols, r] when `transposed`
+//   over_cols[i, k] = scale * sum_j x[i, j] * factor[j, k]            [rows, r]
+// small: [rows, r] with a row stride, null when over_rows is; factor: [cols, r], without dropout. Sums run in parts that are added
+// in order.
+struct RowPass {
   int64_t rows, cols, r;
-  const float* small;
   const float* x;
   int64_t x_row_stride;
   float scale;
+  const float* small;
+  int64_t small_row_stride;
+  float* over_rows;
   bool transposed;
-  float* out;
+  const float* factor;
+  float* over_cols;
   Dropout dropout;
 };
-Error project_gradient(const ProjectionGradient& p, const char* op);
+Error row_pass(const RowPass& p, const char* op);
 
-// y[i, j] += bias[j] + dropout(i, j) * sum_k small[i, k] * factor[k, j]; y: [rows, cols], small: [rows, r], factor: [r, cols].
+// y[i, j] += bias[j] + scale * dropout mask * sum_k small[i, k] * factor[k, j], or factor[j, k] when `transposed`;
+// bias may be null.
 struct LowRankSum {
   int64_t rows, cols, r;
   const float* small;
+  int64_t small_row_stride;
   const float* factor;
-  const float* bias;  // or null
+  bool transposed;
+  float scale;
+  const float* bias;
   float* y;
+  int64_t y_row_stride;
   Dropout dropout;
 };
 Error add_low_rank(const LowRankSum& p, const char* op);
 
-// to[cols, rows] = scale * from[rows, cols]^T, for a matrix of few columns.
-Error scaled_transpose(const float* from, int64_t rows, int64_t cols, float scale, float* to, const char* op);
+// W + scale * B A, into floats or rounded to bfloat16. W: [rows, cols], B: [rows, r], A: [r, cols]. `append`: with A's rows behind
+// it.
+struct LowRankMerge {
+  int64_t rows, cols, r;
+  const float* W;
+  const float* A;
+  const float* B;
+  float scale;
+  bool append;
+  float* out;
+  __nv_bfloat16* half;
+};
+Error merge_low_rank(const LowRankMerge& p, const char* op);
 
 }  // namespace cuda
 }  // namespace mambatune

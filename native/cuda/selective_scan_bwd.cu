@@ -21,14 +21,14 @@ namespace mambatune {
 namespace cuda {
 namespace {
 
-constexpr int kWarps = kScanThreads / 32;
-constexpr int64_t kEnoughBlocks = 200;  // the summaries cost a third of the scan here, so time is cut sooner than in the forward
+constexpr int64_t kEnoughWarps = 800;  // the summaries cost a third of the scan here, so time is cut sooner than in the forward
 constexpr int kSumThreads = 256;
 
 constexpr int log2_of(int x) { return x == 1 ? 0 : 1 + log2_of(x / 2); }
 
 template <class Config>
 struct Backward {
+  static constexpr int kWarps = Config::kThreads / 32;
   static constexpr int kSub = Config::kStates > 4 ? 4 : 8;             // steps whose decays and states are in registers
   static constexpr int kSubs = kScanTile / kSub;
   static constexpr int kGroup = Config::kStates > 4 ? 2 : 4;           // steps whose sums are exchanged side by side
@@ -43,7 +43,7 @@ struct Backward {
     float4 steps[kScanTile * Config::kChannels];                // delta', u, dy, slope of softplus
     float B[kScanTile * kOrders * Config::kStored];             // [step][order][state]
     float C[kScanTile * kOrders * Config::kStored];
-    float starts[kSubs * kScanThreads * Config::kStates];       // each thread's states before every kSub steps
+    float starts[kSubs * Config::kThreads * Config::kStates];       // each thread's states before every kSub steps
     float sums[3][kPlane];                                      // sums over states: C h, g B, g a h A
     float partial[kWarps][kFlush * 2 * Config::kStored];        // dB, dC of the channels of a warp
     int resets[kScanTile];
@@ -103,7 +103,7 @@ __device__ __forceinline__ void prefetch_tile(const SelectiveScanBwdParams& p, c
                     : which == 2 ? p.dout + row * p.d_inner
                     : p.z        ? p.z + row * p.z_row_stride
                                  : p.dout + row * p.d_inner;
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(at + channel));
+  if (which < 4) asm volatile("prefetch.global.L2 [%0];" ::"l"(at + channel));
   if (tile > 0 && place.live && place.lane == 0) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(
         p.checkpoints + checkpoint_offset(place.batch, tile, place.channel, tiles, p.d_inner, Config::kStored)));
@@ -204,15 +204,17 @@ template <class Config>
 __device__ __forceinline__ void flush_partial(const typename Backward<Config>::Memory& memory, float* to, int steps) {
   const int limit = steps * 2 * Config::kStored - threadIdx.x;
 #pragma unroll 8
-  for (int k = 0; k < Backward<Config>::kFlush * 2 * Config::kStored; k += kScanThreads) {
+  for (int k = 0; k < Backward<Config>::kFlush * 2 * Config::kStored; k += Config::kThreads) {
     const int i = threadIdx.x + k;
-    const float sum = (memory.partial[0][i] + memory.partial[1][i]) + (memory.partial[2][i] + memory.partial[3][i]);
+    float sum = memory.partial[0][i];
+#pragma unroll
+    for (int warp = 1; warp < Backward<Config>::kWarps; ++warp) sum += memory.partial[warp][i];
     if (k < limit) to[i] = sum;
   }
 }
 
 template <class Config, bool Resets, bool ParameterGradients>
-__global__ void __launch_bounds__(kScanThreads, 3)
+__global__ void __launch_bounds__(Config::kThreads, 3)
     scan_backward_kernel(const __grid_constant__ SelectiveScanBwdParams p, const TimeSplit split, const Partials partials) {
   using Plan = Backward<Config>;
   constexpr int kElements = Config::kElements, kStates = Config::kStates, kStored = Config::kStored, kSub = Plan::kSub;
@@ -299,7 +301,7 @@ __global__ void __launch_bounds__(kScanThreads, 3)
     const int subs = (steps + kSub - 1) / kSub;
 #pragma unroll 1
     for (int sub = 0; sub < subs; ++sub) {
-      store_vector(own_starts + sub * kScanThreads * kStates, h);
+      store_vector(own_starts + sub * Config::kThreads * kStates, h);
       if (sub + 1 == subs) break;
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {
@@ -319,7 +321,7 @@ __global__ void __launch_bounds__(kScanThreads, 3)
 #pragma unroll 1
     for (int sub = subs - 1; sub >= 0; --sub) {
       float decay[kSub][kStates], state[kSub + 1][kStates];  // state[i]: before step i
-      load_vector(state[0], own_starts + sub * kScanThreads * kStates);
+      load_vector(state[0], own_starts + sub * Config::kThreads * kStates);
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {
         const int t = sub * kSub + i;
@@ -365,12 +367,12 @@ __global__ void __launch_bounds__(kScanThreads, 3)
         }
 #pragma unroll
         for (int k = 0; k < kGroup; ++k) {
-          const int i = last - k, t = sub * kSub + i;
-          store_share<Config>(own_partial + (Plan::kFlush < kScanTile ? i : t) * 2 * kStored, slot, share[k]);
+          const int t = sub * kSub + last - k;
+          store_share<Config>(own_partial + t % Plan::kFlush * 2 * kStored, slot, share[k]);
           if (place.lane < 3) own_sum[t * Config::kChannels] = sum[k];
         }
       }
-      if constexpr (Plan::kFlush < kScanTile) {
+      if (Plan::kFlush < kScanTile && sub * kSub % Plan::kFlush == 0) {
         __syncthreads();
         const int64_t row = (place.channel_block * p.batch * p.seqlen + place.first_row + first + sub * kSub) * 2 * kStored;
         flush_partial<Config>(memory, partials.BC + row, steps - sub * kSub);
@@ -384,6 +386,8 @@ __global__ void __launch_bounds__(kScanThreads, 3)
     }
     float *du = p.du + place.offset(first, p.du_row_stride), *ddelta = p.ddelta + place.offset(first, p.ddelta_row_stride);
     float* dz = p.dz ? p.dz + place.offset(first, p.dz_row_stride) : nullptr;
+    float* out = p.out + place.offset(first, p.d_inner);
+    const float* again = p.z + place.offset(first, p.z_row_stride);
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
       const int at = (place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local;
@@ -395,7 +399,13 @@ __global__ void __launch_bounds__(kScanThreads, 3)
         *du = fmaf(step.x, grad_input, skip * step.z);
         *ddelta = grad_delta;
       }
-      if (exists && dz) *dz = z_factor[e] * fmaf(skip, step.y, y);
+      const float ungated = fmaf(skip, step.y, y);
+      if (exists && dz) *dz = z_factor[e] * ungated;
+      // z is read again: kept in registers over the tile, it would cost the recurrence some of its own.
+      if (exists && p.out) {
+        const float z = p.z ? *again : 0.0f;
+        *out = p.z ? ungated * z * sigmoid(z) : ungated;
+      }
       if constexpr (ParameterGradients) {
         dD = fmaf(step.z, step.y, dD);
         dbias += exists ? grad_delta : 0.0f;
@@ -403,6 +413,8 @@ __global__ void __launch_bounds__(kScanThreads, 3)
       du += Config::kRowStep * p.du_row_stride;
       ddelta += Config::kRowStep * p.ddelta_row_stride;
       dz += dz ? Config::kRowStep * p.dz_row_stride : 0;
+      out += Config::kRowStep * p.d_inner;
+      again += Config::kRowStep * p.z_row_stride;
     }
   }
 
@@ -421,13 +433,13 @@ __global__ void __launch_bounds__(kScanThreads, 3)
         if (n < p.d_state) partials.A[(part * p.d_inner + place.channel) * p.d_state + n] = dA[j];
       }
     }
-    float *sum_D = memory.sums[0], *sum_bias = sum_D + kScanThreads;
+    float *sum_D = memory.sums[0], *sum_bias = sum_D + Config::kThreads;
     __syncthreads();
     sum_D[threadIdx.x] = dD;
     sum_bias[threadIdx.x] = dbias;
     __syncthreads();
     if (place.staged_row > 0 || !place.staged_live) return;
-    for (int i = Config::kChannels; i < kScanThreads; i += Config::kChannels) {
+    for (int i = Config::kChannels; i < Config::kThreads; i += Config::kChannels) {
       dD += sum_D[threadIdx.x + i];
       dbias += sum_bias[threadIdx.x + i];
     }
@@ -460,7 +472,7 @@ constexpr const char* kOp = "selective_scan backward";
 template <class Config, bool Resets, bool ParameterGradients>
 Error scan_backward(const SelectiveScanBwdParams& p) {
   const int64_t channel_blocks = ceil_div(p.d_inner, Config::kChannels), blocks = p.batch * channel_blocks;
-  TimeSplit split = split_time(blocks, p.seqlen, kEnoughBlocks);
+  TimeSplit split = split_time(blocks, Config::kThreads / 32, p.seqlen, kEnoughWarps);
   Scratch states, BC, A, D, bias;
   MAMBATUNE_TRY((start_chunks<Config, Resets, true>(p, p.dout, p.dlast_state, split, states)));
   const int64_t parts = p.batch * split.chunks, count = p.batch * p.seqlen * 2 * Config::kStored;
@@ -473,7 +485,7 @@ Error scan_backward(const SelectiveScanBwdParams& p) {
   const auto kernel = scan_backward_kernel<Config, Resets, ParameterGradients>;
   constexpr int kBytes = sizeof(typename Backward<Config>::Memory);
   MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp));
-  kernel<<<static_cast<unsigned>(blocks * split.chunks), kScanThreads, kBytes, stream()>>>(p, split, partials);
+  kernel<<<static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes, stream()>>>(p, split, partials);
   MAMBATUNE_CHECK_LAUNCH(kOp);
   sum_channel_blocks_kernel<<<static_cast<unsigned>(ceil_div(count, kSumThreads)), kSumThreads, 0, stream()>>>(
       p, BC.get(), static_cast<int>(channel_blocks), Config::kStored);

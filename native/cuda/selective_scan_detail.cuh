@@ -2,7 +2,7 @@
 // What the forward and the backward scan share: how states spread over threads, how tiles of time are staged in shared
 // memory, and the summaries that let several blocks walk one row of time.
 //
-// A block of 128 threads owns 128 / Lanes neighbouring channels of one batch row; Lanes threads share a channel, States
+// A block of Threads threads owns Threads / Lanes neighbouring channels of one batch row; Lanes threads share a channel, States
 // states each. Time goes in tiles of 32 steps; a step past the end has delta = 0 and so leaves every state alone. When
 // batch and channels give too few blocks, time is cut into chunks of tiles: a summary kernel walks each chunk from zero and
 // leaves its end state and its decay, one thread per state joins them in order, and the scan starts every chunk from the
@@ -17,18 +17,18 @@ namespace mambatune {
 namespace cuda {
 
 constexpr int kScanTile = 32;
-constexpr int kScanThreads = 128;
-constexpr int kTargetBlocks = 384;      // about three blocks a multiprocessor on the largest cards
+constexpr int kTargetWarps = 1536;      // about three a scheduler on the largest cards
 constexpr int kMinTilesPerChunk = 4;
 
-template <int TheLanes, int TheStates>
+template <int TheLanes, int TheStates, int TheThreads = 128>
 struct ScanConfig {
+  static constexpr int kThreads = TheThreads;                        // of a block
   static constexpr int kLanes = TheLanes;                            // threads of a channel
   static constexpr int kStates = TheStates;                          // states of a thread
   static constexpr int kStored = kLanes * kStates;                   // d_state rounded up
-  static constexpr int kChannels = kScanThreads / kLanes;            // channels of a block
-  static constexpr int kElements = kScanTile * kChannels / kScanThreads;  // (time, channel) pairs of a thread in a tile
-  static constexpr int kRowStep = kScanThreads / kChannels;          // time steps between two of them
+  static constexpr int kChannels = kThreads / kLanes;                // channels of a block
+  static constexpr int kElements = kScanTile * kChannels / kThreads;  // (time, channel) pairs of a thread in a tile
+  static constexpr int kRowStep = kThreads / kChannels;              // time steps between two of them
 };
 
 // Calls body(ScanConfig<...>{}) for the smallest configuration that holds d_state.
@@ -48,11 +48,11 @@ struct TimeSplit {
   const float* starts;             // [batch, chunks, d_inner, stored]: the state each chunk starts from, when chunks > 1
 };
 
-// One chunk when `blocks` blocks per chunk already fill the device.
-inline TimeSplit split_time(int64_t blocks, int64_t seqlen, int64_t enough_blocks) {
+// One chunk when `blocks` blocks per chunk, of `warps` warps each, already fill the device.
+inline TimeSplit split_time(int64_t blocks, int warps, int64_t seqlen, int64_t enough_warps) {
   TimeSplit split = {static_cast<int>(ceil_div(seqlen, kScanTile)), 1, 0, nullptr};
-  if (blocks < enough_blocks) {
-    const int64_t wanted = kTargetBlocks / blocks, possible = split.tiles / kMinTilesPerChunk;
+  if (blocks * warps < enough_warps) {
+    const int64_t wanted = kTargetWarps / (blocks * warps), possible = split.tiles / kMinTilesPerChunk;
     split.chunks = static_cast<int>(wanted < possible ? wanted : possible);
     if (split.chunks < 1) split.chunks = 1;
   }
@@ -122,8 +122,8 @@ __device__ __forceinline__ bool rows_are_quads(const SelectiveScanInputs& p) {
 template <class Config, int Width, class Body>
 __device__ __forceinline__ void for_each_row_part(const float* tile, int64_t stride, int steps, int64_t d_state, Body body) {
   constexpr int kUnits = Config::kStored / Width;
-  constexpr int kColumns = kUnits < kScanThreads ? kUnits : kScanThreads;
-  constexpr int kRows = kScanThreads / kColumns;
+  constexpr int kColumns = kUnits < Config::kThreads ? kUnits : Config::kThreads;
+  constexpr int kRows = Config::kThreads / kColumns;
   const int first = threadIdx.x / kColumns;
   if (kRows > kScanTile && first >= kScanTile) return;
 #pragma unroll
@@ -207,7 +207,7 @@ __device__ __forceinline__ float softplus(float x) {
 __device__ __forceinline__ float softplus_slope(float x) { return x > 20.0f ? 1.0f : sigmoid(x); }
 
 template <class Config, bool Resets, bool Reverse>
-__global__ void __launch_bounds__(kScanThreads)
+__global__ void __launch_bounds__(Config::kThreads)
     scan_summary_kernel(const __grid_constant__ SelectiveScanInputs p, const float* dout, TimeSplit split, float* states,
                         float* decays) {
   constexpr int kElements = Config::kElements, kStates = Config::kStates;
@@ -323,7 +323,7 @@ Error start_chunks(const SelectiveScanInputs& p, const float* dout, const float*
   constexpr int kBytes = kScanTile * (Config::kStored * 4 + Config::kChannels * 8 + 4);
   const int64_t blocks = p.batch * split.chunks * ceil_div(p.d_inner, Config::kChannels);
   scan_summary_kernel<Config, Resets, Reverse>
-      <<<static_cast<unsigned>(blocks), kScanThreads, kBytes, stream()>>>(p, dout, split, states.get(), decays.get());
+      <<<static_cast<unsigned>(blocks), Config::kThreads, kBytes, stream()>>>(p, dout, split, states.get(), decays.get());
   MAMBATUNE_CHECK_LAUNCH(kOp);
   join_chunks_kernel<Reverse><<<static_cast<unsigned>(ceil_div(count, 256)), 256, 0, stream()>>>(
       states.get(), decays.get(), initial, count, split.chunks, p.d_inner, static_cast<int>(p.d_state), Config::kStored);

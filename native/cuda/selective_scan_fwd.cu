@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kStepLanes = 16;   // threads of a channel in the single-step kernel
 constexpr int kRound = 16;       // steps whose y are summed side by side
-constexpr int64_t kEnoughBlocks = 96;  // below this, cutting time pays for evaluating the exponentials twice
+constexpr int64_t kEnoughWarps = 384;  // below this, cutting time pays for evaluating the exponentials twice
 
 template <class Config>
 struct ForwardMemory {
@@ -40,7 +40,7 @@ __device__ __forceinline__ float sum_four_steps(const float (&y)[4], int lane) {
 }
 
 template <class Config, bool Resets>
-__global__ void __launch_bounds__(kScanThreads, 4)
+__global__ void __launch_bounds__(Config::kThreads, 4)
     scan_forward_kernel(const __grid_constant__ SelectiveScanFwdParams p, const TimeSplit split) {
   constexpr int kElements = Config::kElements, kStates = Config::kStates, kStored = Config::kStored;
   extern __shared__ float4 raw_memory[];
@@ -182,13 +182,13 @@ __global__ void __launch_bounds__(256) scan_step_kernel(const __grid_constant__ 
 template <class Config, bool Resets>
 Error scan_forward(const SelectiveScanFwdParams& p) {
   const int64_t blocks = p.batch * ceil_div(p.d_inner, Config::kChannels);
-  TimeSplit split = split_time(blocks, p.seqlen, kEnoughBlocks);
+  TimeSplit split = split_time(blocks, Config::kThreads / 32, p.seqlen, kEnoughWarps);
   Scratch states;
   MAMBATUNE_TRY((start_chunks<Config, Resets, false>(p, nullptr, p.h0, split, states)));
   constexpr int kBytes = sizeof(ForwardMemory<Config>);
   MAMBATUNE_TRY(describe_error(
       cudaFuncSetAttribute(scan_forward_kernel<Config, Resets>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), "selective_scan"));
-  scan_forward_kernel<Config, Resets><<<static_cast<unsigned>(blocks * split.chunks), kScanThreads, kBytes, stream()>>>(p, split);
+  scan_forward_kernel<Config, Resets><<<static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes, stream()>>>(p, split);
   MAMBATUNE_CHECK_LAUNCH("selective_scan");
   return nullptr;
 }

@@ -28,15 +28,21 @@ struct LoraLinearInputs {
 };
 
 struct LoraLinearFwdParams : LoraLinearInputs {
-  float* y;   // [rows, out]
-  float* xa;  // [rows, r]: dropout(x) lora_A^T, kept for the backward; null when r is 0
+  float* y;              // [rows, out], row stride y_row_stride
+  int64_t y_row_stride;
+  float* xa;             // [rows, r], row stride xa_row_stride: dropout(x) lora_A^T, kept for the backward; null when r is 0. May
+  int64_t xa_row_stride;  // lie behind y in the same rows, where a device can compute both in one product
 };
 
-// Every output is overwritten; null means not wanted and costs no work.
+// Every output but an accumulated dx is overwritten; null means not wanted and costs no work.
 struct LoraLinearBwdParams : LoraLinearInputs {
-  const float* xa;  // as written by the forward
-  const float* dy;  // [rows, out], contiguous
-  float* dx;        // [rows, in] or null
+  const float* xa;  // [rows, r], row stride xa_row_stride: as written by the forward
+  int64_t xa_row_stride;
+  const float* dy;  // [rows, out], contiguous; null: dxa holds what an earlier call wrote there, and only dlora_A is computed
+  float* dxa;       // [rows, r] or null: scaling * dy lora_B, written when there is a dy
+  float* dx;        // [rows, in], row stride dx_row_stride; or null
+  int64_t dx_row_stride;
+  bool accumulate;  // add to what dx holds
   float* dlora_A;   // [r, in] or null
   float* dlora_B;   // [out, r] or null
   float* dW;        // [out, in] or null

@@ -47,7 +47,7 @@ struct SelectiveScanBwdParams : SelectiveScanInputs {
   float* du;                  // [batch, seqlen, d_inner], row stride du_row_stride
   int64_t du_row_stride;
   float* ddelta;              // [batch, seqlen, d_inner], row stride ddelta_row_stride; gradient of the raw delta
-  int64_t ddelta_row_stride;
+  int64_t ddelta_row_stride;  // may be delta's memory, with its row stride
   float* dB;                  // [batch, seqlen, d_state], row stride dB_row_stride
   int64_t dB_row_stride;
   float* dC;                  // [batch, seqlen, d_state], row stride dC_row_stride
@@ -58,6 +58,7 @@ struct SelectiveScanBwdParams : SelectiveScanInputs {
   float* dD;                  // [d_inner] or null
   float* ddelta_bias;         // [d_inner] or null
   float* dh0;                 // [batch, d_inner, d_state] or null
+  float* out;                 // [batch, seqlen, d_inner] or null: the forward's output again; may be dout's memory
 };
 
 }  // namespace mambatune

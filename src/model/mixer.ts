@@ -13,11 +13,12 @@
 import type { Tensor, Tensor1D, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { causalConv1d } from '../ops/causal_conv1d.ts';
+import { hasMambaBlock, mambaBlock } from '../ops/mamba_block.ts';
 import { rmsNorm } from '../ops/rms_norm.ts';
 import { selectiveScan } from '../ops/selective_scan.ts';
 import { splitChannels } from '../ops/split_channels.ts';
 import type { ConvModule, DropoutState, LinearModule } from './modules.ts';
-import { applyLinear, biasOf, convWeightOf } from './modules.ts';
+import { applyLinear, biasOf, convWeightOf, dropoutStepOf, linearOperands } from './modules.ts';
 
 export interface MambaLayer {
   readonly norm: Variable;
@@ -79,6 +80,7 @@ export function runLayer(
   state: LayerState | null,
   keepState: boolean,
 ): LayerResult {
+  if (!context.mask && !state && !keepState && isFusible(layer)) return runFused(layer, hidden, residual, context);
   const normed = rmsNorm({ x: hidden, weight: layer.norm as unknown as Tensor1D, residual }, layer.eps);
   const mixed = runMixer(layer, normed.y, context, state, keepState);
   return { hidden: mixed.out, residual: normed.residualOut, ...(mixed.state && { state: mixed.state }) };
@@ -132,6 +134,44 @@ function runMixer(
 
 function normalise(tensors: Tensor[], eps: number | null): Tensor[] {
   return eps === null ? tensors : tensors.map((x) => rmsNorm({ x }, eps).y);
+}
+
+/** Whether the layer can run as one op: what is not a plain adapter on a projection is frozen, and it is no FalconMamba's. */
+function isFusible({ norm, conv1d, aLog, d, inProj, xProj, dtProj, outProj, scanInputEps }: MambaLayer): boolean {
+  const linears = [inProj, xProj, dtProj, outProj];
+  const base = [norm, aLog, d, ...[conv1d, ...linears].flatMap(({ weight, bias }) => [weight, bias])];
+  const plain = linears.every(({ lora }) => !lora?.magnitude && !lora?.bias);
+  return (
+    hasMambaBlock() && scanInputEps === null && plain && !conv1d.lora && !base.some((variable) => variable?.trainable)
+  );
+}
+
+function runFused(
+  layer: MambaLayer,
+  hidden: Tensor,
+  residual: Tensor | null,
+  { seqIdx, dropout }: MixerContext,
+): LayerResult {
+  const operands = (module: LinearModule) => ({ ...linearOperands(module, dropout), bias: biasOf(module) });
+  const { out, residualOut } = mambaBlock(
+    {
+      hidden: hidden as Tensor3D,
+      residual: residual as Tensor3D | null,
+      norm: layer.norm as unknown as Tensor1D,
+      convWeight: convWeightOf(layer.conv1d),
+      convBias: biasOf(layer.conv1d),
+      A: stateDecay(layer),
+      D: layer.d as unknown as Tensor1D,
+      seqIdx,
+      inProj: operands(layer.inProj),
+      xProj: operands(layer.xProj),
+      dtProj: operands(layer.dtProj),
+      outProj: operands(layer.outProj),
+      dropoutStep: dropoutStepOf(dropout),
+    },
+    { eps: layer.eps, ...(dropout && { seed: dropout.seed }) },
+  );
+  return { hidden: out, residual: residualOut };
 }
 
 /** A of a layer: -exp(A_log). While A_log does not train, it is the layer's to keep. */

@@ -114,22 +114,30 @@ export function biasOf({ bias, lora }: Pick<LinearModule | ConvModule, 'bias' | 
   return own ? tf.add(own, added) : added;
 }
 
-function applyLora(module: LinearModule, x: Tensor, dropout: DropoutState, bias: Tensor1D | null): Tensor {
-  const { lora } = module;
+/** A linear module's weight and adapter, and where its dropout masks lie, as the ops take them. */
+export function linearOperands({ weight, lora, index }: LinearModule, dropout: DropoutState) {
   const isDropping = dropout !== null && lora !== null && lora.dropout > 0;
+  return {
+    W: weight as unknown as Tensor2D,
+    A: (lora?.A ?? null) as Tensor2D | null,
+    B: (lora?.B ?? null) as Tensor2D | null,
+    scaling: lora?.scaling ?? 1,
+    dropout: isDropping ? lora.dropout : 0,
+    offset: isDropping ? firstMask(dropout.step) + index : 0,
+  };
+}
+
+/** The scalar that a recorded step's dropout reads; null without. */
+export function dropoutStepOf(dropout: DropoutState): Scalar | null {
+  return dropout && typeof dropout.step !== 'number' ? dropout.step : null;
+}
+
+function applyLora(module: LinearModule, x: Tensor, dropout: DropoutState, bias: Tensor1D | null): Tensor {
+  const { W, A, B, ...settings } = linearOperands(module, dropout);
+  const dropoutStep = settings.dropout > 0 ? dropoutStepOf(dropout) : null;
   return loraLinear(
-    {
-      x,
-      W: module.weight as unknown as Tensor2D,
-      bias,
-      loraA: (lora?.A ?? null) as Tensor2D | null,
-      loraB: (lora?.B ?? null) as Tensor2D | null,
-      dropoutStep: isDropping && typeof dropout.step !== 'number' ? dropout.step : null,
-    },
-    {
-      scaling: lora?.scaling ?? 1,
-      ...(isDropping && { dropout: lora.dropout, seed: dropout.seed, offset: firstMask(dropout.step) + module.index }),
-    },
+    { x, W, bias, loraA: A, loraB: B, dropoutStep },
+    { ...settings, ...(dropout && { seed: dropout.seed }) },
   );
 }
 

@@ -6,6 +6,7 @@ import './elementwise.ts';
 import './linear_cross_entropy.ts';
 import './lora_embedding.ts';
 import './lora_linear.ts';
+import './mamba_block.ts';
 import './reduction.ts';
 import './rms_norm.ts';
 import './selective_scan.ts';

@@ -41,8 +41,8 @@ defineKernel('LoraLinear', (backend, inputs, attrs) => {
   backend.addon.loraLinearFwd(
     backend.device,
     ...operands(backend, inputs, attrs, rows),
-    backend.handle(y),
-    backend.handle(xa),
+    ...backend.rows(y),
+    ...backend.rows(xa),
   );
   return xa ? [y, xa] : [y];
 });
@@ -66,9 +66,12 @@ defineKernel('LoraLinearGrad', (backend, inputs, attrs) => {
   backend.addon.loraLinearBwd(
     backend.device,
     ...operands(backend, inputs, attrs, rowCount(dy)),
-    backend.handle(inputs.xa),
+    ...backend.rows(inputs.xa),
     backend.handle(dy),
-    ...gradients.map((info) => backend.handle(info)),
+    0,
+    ...backend.rows(gradients[0]),
+    false,
+    ...gradients.slice(1).map((info) => backend.handle(info)),
   );
   return gradients.filter((info): info is TensorInfo => info !== undefined);
 });

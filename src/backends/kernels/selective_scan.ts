@@ -71,6 +71,7 @@ defineKernel('SelectiveScanGrad', (backend, inputs, attrs) => {
     backend.handle(inputs.dlastState),
     ...[du, ddelta, dB, dC, dz].flatMap((info) => backend.rows(info)),
     ...[dA, dD, ddeltaBias, dh0].map((info) => backend.handle(info)),
+    0,
   );
   return [du, ddelta, dB, dC, dz, dA, dD, ddeltaBias, dh0].filter((info): info is TensorInfo => info !== undefined);
 });

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Kernels MambaBlock and MambaBlockGrad on the native devices: a schedule of the devices' own ops (src/ops/mamba_block.ts says what
+ * it saves).
+ */
+import type { TensorInfo } from '@tensorflow/tfjs-core';
+import type { DeviceBackend, Rows } from '../device_backend.ts';
+import type { Infos } from './define.ts';
+import { defineKernel, required } from './define.ts';
+
+const LINEARS = ['inProj', 'xProj', 'dtProj', 'outProj'] as const;
+type Linear = (typeof LINEARS)[number];
+const ADAPTERS = LINEARS.flatMap((linear) => [`${linear}A`, `${linear}B`]);
+
+const NONE: Rows = [0, 0, 0];
+
+interface Settings {
+  scaling: number;
+  dropout: number;
+  offset: number;
+}
+
+/** What both kernels know of the block, with the calls of its ops. */
+function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, unknown>, stream: TensorInfo) {
+  const { addon, device } = backend;
+  const [batch, seqlen, dModel] = stream.shape as [number, number, number];
+  const [dInner, dState] = required(inputs, 'A').shape as [number, number];
+  const [, dConv] = required(inputs, 'convWeight').shape as [number, number];
+  const [, dtRank] = required(inputs, 'dtProjW').shape as [number, number];
+  const rows = batch * seqlen;
+  const settings = attrs.settings as Record<Linear, Settings>;
+  const handle = (name: string) => backend.handle(inputs[name]);
+  const buffer = (channels: number) => backend.output([batch, seqlen, channels]);
+  const rankOf = (linear: Linear) => inputs[`${linear}A`]?.shape[0] ?? 0;
+
+  /** Columns of [rows, width] from `first` on. */
+  const columns = (info: TensorInfo, first: number): Rows => [backend.handle(info), first, info.shape[2] as number];
+
+  const linearOperands = (linear: Linear, x: Rows, bias: number): (number | boolean)[] => {
+    const [out, inFeatures] = required(inputs, `${linear}W`).shape as [number, number];
+    const { scaling, dropout, offset } = settings[linear];
+    const adapter = [handle(`${linear}A`), handle(`${linear}B`), scaling, dropout, (attrs.seed as number) ?? 0, offset];
+    const step = handle('dropoutStep');
+    return [rows, out, inFeatures, rankOf(linear), ...x, handle(`${linear}W`), true, bias, ...adapter, step];
+  };
+
+  return {
+    batch,
+    seqlen,
+    dModel,
+    dInner,
+    dState,
+    dtRank,
+    rows,
+    buffer,
+    rankOf,
+    release: (...infos: (TensorInfo | undefined)[]) => {
+      for (const info of infos) if (info) backend.disposeData(info.dataId);
+    },
+    columns,
+    /** Of a matrix whose last columns are an adapter's projected input; nothing without the adapter. */
+    lastColumns: (info: TensorInfo, linear: Linear): Rows =>
+      rankOf(linear) > 0 ? columns(info, (info.shape[2] as number) - rankOf(linear)) : NONE,
+    /** Room for an adapter's projected input of its own. */
+    projected: (linear: Linear) => (rankOf(linear) > 0 ? backend.output([rows, rankOf(linear)]) : undefined),
+    whole: (info: TensorInfo | undefined): Rows => (info ? [backend.handle(info), 0, 0] : NONE),
+    norm: (x: TensorInfo, residual: TensorInfo | undefined, y: TensorInfo, residualOut?: TensorInfo) =>
+      addon.rmsNormFwd(
+        device,
+        rows,
+        dModel,
+        backend.handle(x),
+        backend.handle(residual),
+        handle('norm'),
+        attrs.eps as number,
+        backend.handle(y),
+        backend.handle(residualOut),
+      ),
+    normGrad: (x: TensorInfo, dy: TensorInfo, dresidualOut: TensorInfo | undefined, ds: TensorInfo) =>
+      addon.rmsNormBwd(
+        device,
+        rows,
+        dModel,
+        backend.handle(x),
+        handle('norm'),
+        attrs.eps as number,
+        backend.handle(dy),
+        backend.handle(dresidualOut),
+        backend.handle(ds),
+        0,
+      ),
+    linear: (linear: Linear, x: Rows, y: Rows, xa: Rows, bias = handle(`${linear}Bias`)) =>
+      addon.loraLinearFwd(device, ...linearOperands(linear, x, bias), ...y, ...xa),
+    /** dy undefined: only A's gradient, from what an earlier call left in dxa. */
+    linearGrad: (
+      linear: Linear,
+      x: Rows,
+      xa: Rows,
+      dy: TensorInfo | undefined,
+      into: { dxa?: TensorInfo | undefined; dx?: Rows; accumulate?: boolean; A?: TensorInfo; B?: TensorInfo },
+    ) =>
+      addon.loraLinearBwd(
+        device,
+        ...linearOperands(linear, x, 0),
+        ...xa,
+        backend.handle(dy),
+        backend.handle(into.dxa),
+        ...(into.dx ?? NONE),
+        into.accumulate ?? false,
+        backend.handle(into.A),
+        backend.handle(into.B),
+        0,
+        0,
+      ),
+    convOperands: (x: Rows): (number | boolean)[] => [
+      ...[batch, seqlen, dInner, dConv, ...x, handle('convWeight'), handle('convBias'), handle('seqIdx'), 0],
+      true,
+    ],
+    scanOperands: (u: TensorInfo, delta: TensorInfo, dbc: TensorInfo, xz: TensorInfo): (number | boolean)[] => {
+      return [
+        ...[batch, seqlen, dInner, dState, backend.handle(u), 0, 0, backend.handle(delta), 0, 0, handle('A')],
+        ...[...columns(dbc, dtRank), ...columns(dbc, dtRank + dState), handle('D')],
+        ...[...columns(xz, dInner), handle('dtProjBias'), handle('seqIdx'), 0],
+        true,
+      ];
+    },
+  };
+}
+
+/**
+ * inputs: hidden, residual?, norm, convWeight, convBias?, A, D, seqIdx?, dropoutStep?, and W, Bias?, A?, B? of each projection behind
+ * its name; attrs: eps, seed, settings (scaling, dropout, offset of each projection), saves. Outputs: out, hidden + residual when
+ * there is a residual, and with `saves`: xz and dbc, whose last columns are the projected inputs of their adapters, checkpoints,
+ * dtProjXa?, outProjXa?.
+ */
+defineKernel('MambaBlock', (backend, inputs, attrs) => {
+  const { addon, device } = backend;
+  const hidden = required(inputs, 'hidden');
+  const block = blockOf(backend, inputs, attrs, hidden);
+  const { batch, seqlen, dModel, dInner, dState, dtRank, buffer, release, columns, whole } = block;
+  const saves = attrs.saves as boolean;
+
+  const normed = buffer(dModel);
+  const residualOut = inputs.residual && buffer(dModel);
+  block.norm(hidden, inputs.residual, normed, residualOut);
+  const xz = buffer(2 * dInner + block.rankOf('inProj'));
+  block.linear('inProj', whole(normed), columns(xz, 0), block.lastColumns(xz, 'inProj'));
+  release(normed);
+  const u = buffer(dInner);
+  addon.causalConv1dFwd(device, ...block.convOperands(columns(xz, 0)), backend.handle(u), 0);
+  const dbc = buffer(dtRank + 2 * dState + block.rankOf('xProj'));
+  block.linear('xProj', whole(u), columns(dbc, 0), block.lastColumns(dbc, 'xProj'));
+  const delta = buffer(dInner);
+  const dtXa = block.projected('dtProj');
+  block.linear('dtProj', columns(dbc, 0), whole(delta), whole(dtXa), 0);
+  const scanned = buffer(dInner);
+  const checkpoints = saves
+    ? backend.output([addon.selectiveScanCheckpointSize(device, batch, seqlen, dInner, dState)])
+    : undefined;
+  const operands = block.scanOperands(u, delta, dbc, xz);
+  addon.selectiveScanFwd(device, ...operands, backend.handle(scanned), 0, backend.handle(checkpoints));
+  release(u, delta);
+  const out = buffer(dModel);
+  const outXa = block.projected('outProj');
+  block.linear('outProj', whole(scanned), whole(out), whole(outXa));
+  release(scanned);
+  const kept = [xz, dbc, checkpoints, dtXa, outXa];
+  if (!saves) release(...kept);
+  return [out, residualOut, ...(saves ? kept : [])].filter((info) => info !== undefined);
+});
+
+/**
+ * inputs: s (the residual stream that was normed), the forward's operands without biases but dtProj's, what it saved, dout,
+ * dresidualOut?; attrs as the forward's with needs (adapters' names) and needsInput. Outputs: ds when that is needed, then the needed
+ * ones in the order of ADAPTERS.
+ */
+defineKernel('MambaBlockGrad', (backend, inputs, attrs) => {
+  const { addon, device } = backend;
+  const s = required(inputs, 's');
+  const block = blockOf(backend, inputs, attrs, s);
+  const { dModel, dInner, dState, dtRank, rows, buffer, release, columns, whole } = block;
+  const needs = attrs.needs as string[];
+  const gradients = new Map(
+    ADAPTERS.filter((name) => needs.includes(name)).map((name) => [name, backend.output(required(inputs, name).shape)]),
+  );
+  const adapter = (linear: Linear) => {
+    const [A, B] = [gradients.get(`${linear}A`), gradients.get(`${linear}B`)];
+    return { ...(A && { A }), ...(B && { B }) };
+  };
+  const xz = required(inputs, 'xz');
+  const dbc = required(inputs, 'dbc');
+  const x = columns(xz, 0);
+  const [dtXa, outXa] = [inputs.dtProjXa, inputs.outProjXa];
+
+  // out_proj: the gradient of lora_A waits for the scan's output.
+  const { A: dOutA, ...dOutB } = adapter('outProj');
+  const dxa = dOutA && backend.output([rows, block.rankOf('outProj')]);
+  const dscan = buffer(dInner);
+  block.linearGrad('outProj', NONE, whole(outXa), required(inputs, 'dout'), { dxa, dx: whole(dscan), ...dOutB });
+
+  const u = buffer(dInner);
+  addon.causalConv1dFwd(device, ...block.convOperands(x), backend.handle(u), 0);
+  const delta = buffer(dInner);
+  const again = block.projected('dtProj');
+  block.linear('dtProj', columns(dbc, 0), whole(delta), whole(again), 0);
+  release(again);
+
+  // ddelta takes delta's place, and the scan's output that of its gradient.
+  const du = buffer(dInner);
+  const dxz = buffer(2 * dInner);
+  const ddbc = buffer(dtRank + 2 * dState);
+  addon.selectiveScanBwd(
+    device,
+    ...block.scanOperands(u, delta, dbc, xz),
+    backend.handle(required(inputs, 'checkpoints')),
+    backend.handle(dscan),
+    0,
+    ...whole(du),
+    ...whole(delta),
+    ...columns(ddbc, dtRank),
+    ...columns(ddbc, dtRank + dState),
+    ...columns(dxz, dInner),
+    ...[0, 0, 0, 0],
+    dOutA ? backend.handle(dscan) : 0,
+  );
+  if (dOutA) block.linearGrad('outProj', whole(dscan), whole(outXa), undefined, { dxa, A: dOutA });
+  release(dscan, dxa);
+  block.linearGrad('dtProj', columns(dbc, 0), whole(dtXa), delta, { dx: columns(ddbc, 0), ...adapter('dtProj') });
+  release(delta);
+  block.linearGrad('xProj', whole(u), block.lastColumns(dbc, 'xProj'), ddbc, {
+    dx: whole(du),
+    accumulate: true,
+    ...adapter('xProj'),
+  });
+  release(u, ddbc);
+  addon.causalConv1dBwd(device, ...block.convOperands(x), backend.handle(du), ...columns(dxz, 0), 0, 0);
+  release(du);
+
+  const normed = gradients.has('inProjA') ? buffer(dModel) : undefined;
+  if (normed) block.norm(s, undefined, normed);
+  const dnormed = attrs.needsInput ? buffer(dModel) : undefined;
+  block.linearGrad('inProj', whole(normed), block.lastColumns(xz, 'inProj'), dxz, {
+    dx: whole(dnormed),
+    ...adapter('inProj'),
+  });
+  release(dxz, normed);
+  if (!dnormed) return [...gradients.values()];
+  const ds = buffer(dModel);
+  block.normGrad(s, dnormed, inputs.dresidualOut, ds);
+  release(dnormed);
+  return [ds, ...gradients.values()];
+});
