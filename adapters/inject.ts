@@ -1,108 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Attaches LoRA to a model's modules; answers to get_peft_model and PeftModel of peft. */
+/** Attaches LoRA to a model's modules; answers to inject_adapter of peft. */
 import type { Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { ConfigError } from '../src/errors.ts';
 import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
-import { adapterKeys, adapterTensors, disposeLora, type LoraWeights, type Module } from '../src/model/modules.ts';
+import { adapterKeys, type LoraWeights, type Module } from '../src/model/modules.ts';
 import { checkInitialization, createDraw, initializeFromWeights, removePrincipalParts } from './initialize.ts';
 import type { LoraConfig } from './lora_config.ts';
-import { readAdapter, writeAdapter } from './peft_files.ts';
+import { readAdapter } from './peft_files.ts';
 import { type SavedParameter, savedParameters } from './saved_parameters.ts';
 import { adapterShapes, checkNamesChoose, type ModuleShape, targetedModules } from './targets.ts';
 
-export interface ParameterCounts {
-  trainable: number;
-  all: number;
-  /** 100 * trainable / all */
-  percent: number;
-}
-
-/** A model with an adapter attached. */
-export class PeftModel {
-  readonly model: MambaForCausalLM;
-  readonly config: LoraConfig;
-
-  /** Use {@link getPeftModel} or {@link PeftModel.fromPretrained}. */
-  constructor(model: MambaForCausalLM, config: LoraConfig) {
-    this.model = model;
-    this.config = config;
-  }
-
-  /**
-   * Attaches an adapter in peft's format.
-   *
-   * @param folder with adapter_config.json and adapter_model.safetensors
-   * @param options.trainable whether its tensors train further; default false
-   * @throws UserError when files are missing or damaged, or when the adapter does not fit: one error with every mismatch
-   */
-  static fromPretrained(model: MambaForCausalLM, folder: string, options: { trainable?: boolean } = {}): PeftModel {
-    const { config, tensors } = readAdapter(folder, model);
-    const read = (key: string, shape: number[]) => tf.tensor(tensors.get(key) as Float32Array, shape);
-    attach(model, config, options.trainable ?? false, read, ({ key, shape }) => read(key, shape));
-    removePrincipalParts(model, config);
-    return new PeftModel(model, config);
-  }
-
-  /**
-   * Writes the adapter in peft's format: adapter_config.json, adapter_model.safetensors, README.md.
-   * @throws UserError when the folder cannot be written
-   */
-  async savePretrained(folder: string): Promise<void> {
-    await writeAdapter(folder, this.config, this.tensors(), this.model.source.fingerprint);
-  }
-
-  /** The adapter's tensors under peft's names. */
-  tensors(): Map<string, Variable> {
-    const saved = savedParameters(this.model, this.config).map(({ name, key }): [string, Variable] => [
-      key,
-      this.model.parameters.get(name) as Variable,
-    ]);
-    return new Map([...this.loraTensors(), ...saved]);
-  }
-
-  /** Takes the adapter off the model, which computes what the base does again, and frees its tensors; answers to peft's unload. */
-  unload(): void {
-    const { backbone, modules, parameters } = this.model;
-    for (const module of modules.values()) {
-      if (module.lora) disposeLora(module.lora);
-      module.lora = null;
-    }
-    const own = [...parameters].filter(([name, variable]) => variable !== backbone.baseParameter(name));
-    backbone.restoreParameters();
-    for (const [, variable] of own) variable.dispose();
-  }
-
-  /** What trains, out of all parameters with the adapter's. */
-  counts(): ParameterCounts {
-    const sum = (variables: Iterable<Variable>) => [...variables].reduce((total, variable) => total + variable.size, 0);
-    const trainable = sum(this.model.trainableParameters().values());
-    const all = sum(this.model.parameters.values()) + sum(new Map(this.loraTensors()).values());
-    return { trainable, all, percent: (100 * trainable) / all };
-  }
-
-  private loraTensors(): [string, Variable][] {
-    return [...this.model.modules.values()].flatMap(adapterTensors);
-  }
+/**
+ * Attaches the adapter of a folder.
+ * @returns its config
+ * @throws UserError when files are missing or damaged, or when the adapter does not fit: one error with every mismatch
+ */
+export function attachStored(model: MambaForCausalLM, folder: string, trainable: boolean): LoraConfig {
+  const { config, tensors } = readAdapter(folder, model);
+  const read = (key: string, shape: number[]) => tf.tensor(tensors.get(key) as Float32Array, shape);
+  attach(model, config, trainable, read, ({ key, shape }) => read(key, shape));
+  removePrincipalParts(model, config);
+  return config;
 }
 
 /**
- * Attaches a fresh adapter that trains; the base parameters do not.
- *
- * @param options.seed of its random values; default 0
+ * Attaches a fresh adapter that trains.
+ * @returns its config, with the base's name
  * @throws ConfigError when a target module matches nothing (it lists what exists), or an adapter is attached already
  */
-export function getPeftModel(model: MambaForCausalLM, config: LoraConfig, options: { seed?: number } = {}): PeftModel {
+export function attachFresh(model: MambaForCausalLM, config: LoraConfig, seed: number): LoraConfig {
   const named = config.with({ baseModelNameOrPath: config.baseModelNameOrPath ?? model.source.name });
   checkNamesChoose(model, config);
   const targets = targetedModules(model, config);
   checkBiases(targets, config);
   checkInitialization(targets, config);
-  const seed = options.seed ?? 0;
   const baseValue = ({ name }: SavedParameter) => copyOf(model.backbone.baseParameter(name) as Variable);
   attach(model, named, true, createDraw(named, seed), baseValue);
   initializeFromWeights(model, named, seed);
-  return new PeftModel(model, named);
+  return named;
 }
 
 /** Values of its own: an optimizer writes in place, and a clone would share the base parameter's memory. */

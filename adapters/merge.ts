@@ -7,8 +7,8 @@ import { ConfigError } from '../src/errors.ts';
 import type { MambaConfig } from '../src/model/config.ts';
 import type { Module } from '../src/model/modules.ts';
 import { HEAD } from '../src/model/parameters.ts';
-import type { PeftModel } from './inject.ts';
 import { checkBiasCanMerge, mergedBias, mergedWeight } from './merged_weight.ts';
+import type { PeftModel } from './peft_model.ts';
 import type { TiedPolicy } from './tied_policy.ts';
 
 export interface MergeOptions extends SaveCheckpointOptions {

@@ -3,7 +3,7 @@
 import type { Scalar, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { globalNorm } from '../src/ops/adamw_step.ts';
-import type { PeftModel } from './inject.ts';
+import type { PeftModel } from './peft_model.ts';
 
 export interface AdapterNorm {
   /** Frobenius norm of the update, scaling * lora_B @ lora_A. */

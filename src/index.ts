@@ -12,6 +12,7 @@ export {
   getPeftModel,
   type InitLoraWeights,
   inspectAdapter,
+  type LoadAdapterOptions,
   type LogitComparison,
   LoraConfig,
   type LoraConfigFields,

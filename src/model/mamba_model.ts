@@ -177,14 +177,22 @@ export class MambaModel {
     parameters.set(name, variable);
   }
 
-  /** Puts the base parameters back. The variables that were in their places stay the caller's. */
-  restoreParameters(): void {
+  /**
+   * Puts the base parameters back.
+   * @returns the variables that were in their places, the caller's from here on
+   */
+  restoreParameters(): Map<string, Variable> {
     const parameters = this.parameters as Parameters;
+    const taken = new Map<string, Variable>();
+    const baseEmbeddings = this.replaced.get(EMBEDDING);
     for (const [name, base] of this.replaced) {
+      const variable = parameters.get(name) as Variable;
+      if (variable !== baseEmbeddings) taken.set(name, variable);
       if (base) parameters.set(name, base);
       else parameters.delete(name);
     }
     this.replaced.clear();
+    return taken;
   }
 
   /** A base parameter, whatever is in its place; the embeddings for a tied head. */

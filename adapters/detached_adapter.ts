@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+/** An adapter taken off its model and put on again: its tensors, and the tensors that stood in the place of base parameters. */
+import type { Variable } from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
+import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
+import { disposeLora, type LoraWeights } from '../src/model/modules.ts';
+import { mergedBias, mergedWeight } from './merged_weight.ts';
+
+export interface DetachedAdapter {
+  /** By module name. */
+  readonly loras: ReadonlyMap<string, LoraWeights>;
+  /** What was in the place of base parameters, by checkpoint name. */
+  readonly replaced: ReadonlyMap<string, Variable>;
+}
+
+/** Takes what is attached off a model, which then is the base model. */
+export function detach(model: MambaForCausalLM): DetachedAdapter {
+  const loras = new Map<string, LoraWeights>();
+  for (const module of model.modules.values()) {
+    if (module.lora) loras.set(module.name, module.lora);
+    module.lora = null;
+  }
+  return { loras, replaced: model.backbone.restoreParameters() };
+}
+
+/** Puts an adapter on a base model. */
+export function reattach(model: MambaForCausalLM, { loras, replaced }: DetachedAdapter): void {
+  for (const [name, lora] of loras) {
+    const module = model.modules.get(name);
+    if (module) module.lora = lora;
+  }
+  for (const [name, variable] of replaced) model.backbone.replaceParameter(name, variable);
+}
+
+export function disposeDetached({ loras, replaced }: DetachedAdapter): void {
+  for (const lora of loras.values()) disposeLora(lora);
+  for (const variable of replaced.values()) variable.dispose();
+}
+
+/**
+ * Takes the adapter off and puts weights with it folded in into the base's places.
+ * @returns the adapter, and the new variables, which are the caller's to free after restoreParameters
+ * @throws UserError when the base has no place for a bias of the adapter; the adapter is still on then
+ */
+export function mergeInPlace(model: MambaForCausalLM): { detached: DetachedAdapter; merged: Variable[] } {
+  const merged = new Map<string, Variable>();
+  const frozen = (value: () => tf.Tensor) => tf.tidy(() => tf.variable(value(), false));
+  try {
+    for (const module of model.modules.values()) {
+      const { lora, name } = module;
+      if (!lora) continue;
+      if (lora.bias)
+        merged.set(
+          `${name}.bias`,
+          frozen(() => mergedBias(module) as tf.Tensor),
+        );
+      merged.set(
+        `${name}.weight`,
+        frozen(() => mergedWeight(module)),
+      );
+    }
+  } catch (error) {
+    tf.dispose([...merged.values()]);
+    throw error;
+  }
+  const detached = detach(model);
+  for (const [name, variable] of new Map([...detached.replaced, ...merged])) {
+    model.backbone.replaceParameter(name, variable);
+  }
+  return { detached, merged: [...merged.values()] };
+}
