@@ -126,7 +126,7 @@ type TokenizerFacts = Pick<
 
 function makeTokenizer(core: TokenizerCore, path: string, cleanUp: boolean, facts: TokenizerFacts): Tokenizer {
   const encode: Tokenizer['encode'] = (text, { addSpecialTokens = true } = {}) => {
-    const { ids, tokens } = core.encode(text, { add_special_tokens: addSpecialTokens });
+    const { ids, tokens } = usable(path, () => core.encode(text, { add_special_tokens: addSpecialTokens }));
     // The library leaves undefined where a piece has no id.
     const unknown = (ids as (number | undefined)[]).indexOf(undefined);
     if (unknown >= 0) {
@@ -137,7 +137,8 @@ function makeTokenizer(core: TokenizerCore, path: string, cleanUp: boolean, fact
   const decodeAs = (ids: readonly number[], skipSpecialTokens: boolean, clean: boolean): string => {
     const known = ids.filter((id) => core.id_to_token(id) !== undefined);
     if (known.length === 0) return '';
-    return core.decode(known, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: clean });
+    const options = { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: clean };
+    return usable(path, () => core.decode(known, options));
   };
   const decode: Tokenizer['decode'] = (ids, { skipSpecialTokens = false } = {}) =>
     decodeAs(ids, skipSpecialTokens, cleanUp);
@@ -164,8 +165,29 @@ function createCore(path: string, config: Record<string, unknown>): TokenizerCor
     throw new UserError(`${path}: this is no tokenizer: expected the keys "model" and "added_tokens".`);
   }
   const complete = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...json };
+  checkIds(json, path);
+  return usable(path, () => new TokenizerCore(complete, { ...config, clean_up_tokenization_spaces: cleansUp(config) }));
+}
+
+/** Beyond any vocabulary there is; the library makes lists as long as the largest id. */
+const ID_LIMIT = 2 ** 24;
+
+/** @throws UserError for a token whose id is no id */
+function checkIds({ model, added_tokens: added }: Record<string, unknown>, path: string): void {
+  const vocab = isJsonObject(model) && isJsonObject(model.vocab) ? Object.entries(model.vocab) : [];
+  const tokens = Array.isArray(added) ? added.filter(isJsonObject).map(({ content, id }) => [content, id]) : [];
+  for (const [token, id] of [...vocab, ...tokens]) {
+    if (Number.isInteger(id) && Number(id) >= 0 && Number(id) < ID_LIMIT) continue;
+    throw new UserError(
+      `${path}: the token ${JSON.stringify(token)} has the id ${JSON.stringify(id)}; expected a whole number from 0 to ${ID_LIMIT - 1}.`,
+    );
+  }
+}
+
+/** What the library makes of a tokenizer.json; it fails in many ways on one that is damaged. */
+function usable<T>(path: string, action: () => T): T {
   try {
-    return new TokenizerCore(complete, { ...config, clean_up_tokenization_spaces: cleansUp(config) });
+    return action();
   } catch (error) {
     throw new UserError(`${path}: this tokenizer cannot be used: ${messageOf(error)}.`, { cause: error });
   }

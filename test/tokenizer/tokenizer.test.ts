@@ -126,6 +126,23 @@ test('a broken tokenizer.json names file, line and column', () => {
   );
 });
 
+test.each([
+  ['a', 0.5],
+  ['a', -1],
+  ['a', '1'],
+  ['a', 3_000_000_000],
+])('the token %j with the id %j, before a vocabulary of that length is made', (token, id) => {
+  const folder = temporaryFolder();
+  const path = join(folder, 'tokenizer.json');
+  const model = { type: 'BPE', vocab: { [token]: id }, merges: [] };
+  writeFileSync(path, JSON.stringify({ model, added_tokens: [] }));
+  const message = `${path}: the token "a" has the id ${JSON.stringify(id)}; expected a whole number from 0 to 16777215.`;
+  expect(() => loadTokenizer(folder)).toThrow(UserError);
+  expect(() => loadTokenizer(folder)).toThrow(message);
+  writeFileSync(path, JSON.stringify({ model: { ...model, vocab: {} }, added_tokens: [{ content: token, id }] }));
+  expect(() => loadTokenizer(folder)).toThrow(message);
+});
+
 test('a JSON file that is no tokenizer', () => {
   const noModel = spoiled((at) => writeFileSync(join(at, 'tokenizer.json'), '{"version":"1.0"}'));
   expect(() => loadTokenizer(noModel)).toThrow('this is no tokenizer: expected the keys "model" and "added_tokens".');
