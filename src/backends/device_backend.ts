@@ -91,6 +91,15 @@ export class DeviceBackend extends KernelBackend {
     this.addon.write(this.handle(info), values, 0);
   }
 
+  /** Copies all of `source` over elements of `target` from `first` on. */
+  copyInto(target: TensorInfo, first: number, source: TensorInfo): void {
+    const dtype = nativeDType(source.dtype);
+    const size = util.sizeFromShape(source.shape);
+    const [length, step] = [Int32Array.of(size), Int32Array.of(1)];
+    const [from, to] = [this.handle(source), this.handle(target)];
+    this.addon.stridedCopy(this.device, NATIVE_DTYPE[dtype], 1, length, step, step, from, 0, to, first);
+  }
+
   memoryStats(): MemoryStats {
     return this.addon.memoryStats(this.device);
   }

@@ -51,6 +51,11 @@ export function overwrite(tensor: Tensor, values: TypedArray): void {
   deviceBackend().overwrite(tensor, values);
 }
 
+/** Copies a tensor's values into a part of another of the same dtype, from an element on: on the device, in place. */
+export function copyInto(target: Tensor, firstElement: number, source: Tensor): void {
+  deviceBackend().copyInto(target, firstElement, source);
+}
+
 function deviceBackend(): DeviceBackend {
   const backend = tf.backend();
   if (backend instanceof DeviceBackend) return backend;

@@ -40,6 +40,11 @@ export function tokenChooser(
   };
 }
 
+/** Whether every choice is the largest logit, whatever the row has said. */
+export function takesLikeliest(options: GenerateOptions): boolean {
+  return !options.doSample && rowProcessors(options, [], []).length === 0;
+}
+
 /** What the options ask of a row's scores before a choice, in transformers' order; the prompt is taken. */
 export function rowProcessors(
   options: GenerateOptions,

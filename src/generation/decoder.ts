@@ -2,10 +2,12 @@
 /** What generation asks of a model: run prompts, run single tokens, with the state of every row carried in between. */
 import type { Tensor, Tensor3D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
+import { canRecord } from '../backends/graphs.ts';
 import { createMambaStep } from '../backends/mamba_step.ts';
-import type { MambaCache } from '../model/backbone.ts';
+import { type MambaCache, makeState } from '../model/backbone.ts';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
 import { checkIds } from '../model/model_inputs.ts';
+import { recordedDecoder } from './recorded_decoder.ts';
 import { stepModelOf } from './step_model.ts';
 
 /** Runs a model over the rows of a batch. One call at a time. */
@@ -28,6 +30,14 @@ export interface Decoder {
   leastPositions(batch: number): number;
   /** {@link prefill} of one position a row. */
   step(tokens: readonly number[]): Promise<Float32Array>;
+  /**
+   * Runs `tokens` and then what is likeliest after them, position by position, without coming back between. Absent where the
+   * device cannot choose.
+   * @param most positions to run, from 1
+   * @returns the likeliest token of each row [batch] after each position, at least one; the state stands before the last of them
+   * @throws UserError when the model gives what is not a number
+   */
+  likeliest?(tokens: readonly number[], most: number): Promise<Int32Array[]>;
   /** From here on the batch is these rows of the present one, in this order; a row may come several times. */
   selectRows(rows: readonly number[]): void;
   /** A copy of the state after what has run: the caller's to dispose of. */
@@ -35,18 +45,24 @@ export interface Decoder {
   dispose(): void;
 }
 
+/**
+ * A decoder of a model, whose parameters and adapters must stay as they are while it lives. Prompts go op by op; single tokens in
+ * recorded steps where the backend can record, else in one fused step where the backend has one for the model.
+ *
+ * @param state to continue from, one row of it a row; it stays the caller's. Default the beginning of a text.
+ */
+export function createDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
+  const base = plainDecoder(model, state);
+  return canRecord() ? recordedDecoder(model, base, (own) => plainDecoder(model, own)) : base;
+}
+
 /** Native products of at most 32 rows add their terms in another order than larger ones do (native/cpu/gemm.h). */
 const NATIVE_LEAST_ROWS = 33;
 /** So does the scan of one position (native/cpu/selective_scan_fwd.cc). */
 const NATIVE_LEAST_SEQLEN = 2;
 
-/**
- * A decoder of a model, whose parameters and adapters must stay as they are while it lives. Prompts go op by op; single tokens in
- * one fused step where the backend has one for the model.
- *
- * @param state to continue from, one row of it a row; it stays the caller's. Default the beginning of a text.
- */
-export function createDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
+/** Prompts go op by op; single tokens in one fused step where the backend has one for the model. */
+function plainDecoder(model: MambaForCausalLM, state?: MambaCache): Decoder {
   let cache = state && copyRows(state);
   let fused: FusedStep | undefined;
   const current = (): MambaCache => {
@@ -127,9 +143,4 @@ export function joinStates(states: readonly MambaCache[]): MambaCache {
     join((state) => state.convStates),
     join((state) => state.ssmStates),
   );
-}
-
-/** A state that owns these tensors. */
-export function makeState(convStates: Tensor3D[], ssmStates: Tensor3D[]): MambaCache {
-  return { convStates, ssmStates, dispose: () => tf.dispose([convStates, ssmStates]) };
 }

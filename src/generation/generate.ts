@@ -5,7 +5,7 @@
  */
 import { setImmediate } from 'node:timers/promises';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
-import { type TokenChooser, tokenChooser } from './chooser.ts';
+import { type TokenChooser, takesLikeliest, tokenChooser } from './chooser.ts';
 import { type GenerateOptions, randomSeed, resolveOptions } from './options.ts';
 import { checkPrompts, readPrompts } from './prompts.ts';
 import { type RowText, rowText } from './text.ts';
@@ -71,6 +71,9 @@ export async function* stream(
     const logitsOf = (row: number) => logits.subarray(row * vocabSize, (row + 1) * vocabSize);
     let next = rows.map((row) => row.choose(logitsOf(Math.floor(row.index / samples))));
     if (samples > 1) decoder.selectRows(rows.map((row) => Math.floor(row.index / samples)));
+    const isGreedy = takesLikeliest(options);
+    /** Choices that the decoder has run ahead to, one array a position. */
+    let ahead: Int32Array[] = [];
     for (let count = 1; ; count++) {
       for (const [i, row] of rows.entries()) {
         if (row.hasEnded) continue;
@@ -84,11 +87,17 @@ export async function* stream(
         decoder.selectRows(active);
         rows = active.map((i) => rows[i] as Row);
         next = active.map((i) => next[i] as number);
+        ahead = ahead.map((choices) => Int32Array.from(active, (i) => choices[i] as number));
       }
       await setImmediate();
       signal?.throwIfAborted();
-      logits = await decoder.step(next);
-      next = rows.map((row, i) => (row.hasEnded ? padTokenId : row.choose(logitsOf(i))));
+      if (isGreedy && decoder.likeliest) {
+        if (ahead.length === 0) ahead = await decoder.likeliest(next, maxNewTokens - count);
+        next = [...(ahead.shift() as Int32Array)];
+      } else {
+        logits = await decoder.step(next);
+        next = rows.map((row, i) => (row.hasEnded ? padTokenId : row.choose(logitsOf(i))));
+      }
     }
   } finally {
     decoder.dispose();

@@ -10,9 +10,9 @@ import { type TensorToWrite, writeSafetensors } from '../checkpoint/safetensors_
 import type { TensorSource } from '../checkpoint/tensor_source.ts';
 import { UserError } from '../errors.ts';
 import type { MambaCache } from '../model/backbone.ts';
+import { makeState } from '../model/backbone.ts';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
 import { adapterTensors } from '../model/modules.ts';
-import { makeState } from './decoder.ts';
 import { checkPrompts, readPrompts } from './prompts.ts';
 
 /** A text that a model has read. */

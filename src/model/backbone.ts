@@ -38,6 +38,8 @@ export interface BackboneInputs {
   seqIdx?: Tensor2D | null;
   cache?: MambaCache | undefined;
   useCache?: boolean;
+  /** Write the state after the last position over `cache`. */
+  updateCache?: boolean;
   outputHiddenStates?: boolean;
   dropout: DropoutState;
   gradientCheckpointing: boolean;
@@ -129,7 +131,12 @@ export function modulesOf(backbone: Backbone): Map<string, Module> {
 
 /** Runs the backbone. To be called inside a tidy; what is returned is all that should survive it. */
 export function runBackbone(backbone: Backbone, inputs: BackboneInputs): BackboneResult {
-  const context: MixerContext = { mask: inputs.mask ?? null, seqIdx: inputs.seqIdx ?? null, dropout: inputs.dropout };
+  const context: MixerContext = {
+    mask: inputs.mask ?? null,
+    seqIdx: inputs.seqIdx ?? null,
+    dropout: inputs.dropout,
+    updateState: inputs.updateCache ?? false,
+  };
   const states: LayerState[] = [];
   const layerOutputs: Tensor[] = [];
   let hidden: Tensor = inputs.inputsEmbeds ?? applyEmbedding(backbone.embeddings, inputs.inputIds as Tensor2D);
@@ -181,7 +188,12 @@ function checkpointedLayer(
   const segment = (x: Tensor, ...others: Tensor[]): Tensor[] => {
     const next = () => others.shift() as Tensor;
     const r = residual && next();
-    const again: MixerContext = { mask: mask && (next() as Tensor3D), seqIdx: seqIdx && (next() as Tensor2D), dropout };
+    const again: MixerContext = {
+      mask: mask && (next() as Tensor3D),
+      seqIdx: seqIdx && (next() as Tensor2D),
+      dropout,
+      updateState: false,
+    };
     const result = runLayer(layer, x, r, again, null, false);
     return r ? [result.hidden, result.residual] : [result.hidden];
   };
@@ -208,6 +220,11 @@ function stateAt(cache: MambaCache | undefined, layer: number): LayerState | nul
 function makeCache(states: LayerState[]): MambaCache {
   const convStates = states.map((state) => tf.keep(state.conv));
   const ssmStates = states.map((state) => tf.keep(state.ssm));
+  return makeState(convStates, ssmStates);
+}
+
+/** A state that owns these tensors. */
+export function makeState(convStates: Tensor3D[], ssmStates: Tensor3D[]): MambaCache {
   return { convStates, ssmStates, dispose: () => tf.dispose([convStates, ssmStates]) };
 }
 

@@ -46,6 +46,8 @@ export interface MixerContext {
   /** Document of each position [batch, seqlen] for packed rows. */
   seqIdx: Tensor2D | null;
   dropout: DropoutState;
+  /** Write the state after the last position over the one given. */
+  updateState: boolean;
 }
 
 /** State of one layer between two calls of a forward. */
@@ -93,7 +95,7 @@ function runMixer(
   state: LayerState | null,
   keepState: boolean,
 ) {
-  const { dropout, mask, seqIdx } = context;
+  const { dropout, mask, seqIdx, updateState } = context;
   const dInner = layer.conv1d.weight.shape[0] as number;
   const dState = layer.aLog.shape[1] as number;
   const dtRank = layer.dtProj.weight.shape[1] as number;
@@ -107,7 +109,7 @@ function runMixer(
       seqIdx,
       convState: state?.conv,
     },
-    { returnLastState: keepState },
+    { returnLastState: keepState, updateState },
   );
   const u = mask ? tf.mul(conv.y, mask) : conv.y;
   const split = splitChannels(applyLinear(layer.xProj, u, dropout), [dtRank, dState, dState]);
@@ -125,7 +127,7 @@ function runMixer(
       seqIdx,
       h0: state?.ssm,
     },
-    { returnLastState: keepState },
+    { returnLastState: keepState, updateState },
   );
   const out = applyLinear(layer.outProj, scan.out, dropout);
   const after = conv.lastConvState && scan.lastState ? { conv: conv.lastConvState, ssm: scan.lastState } : undefined;

@@ -171,7 +171,7 @@ export function streamedLogits(
 /** After norm_f: [seqlen, d_model]. */
 function streamedHidden(model: StreamedModel, ids: readonly number[], attach: AttachAdapter): Tensor2D {
   const { config } = model;
-  const context = { mask: null, seqIdx: null, dropout: null };
+  const context = { mask: null, seqIdx: null, dropout: null, updateState: false };
   let hidden: Tensor = lookUp(model, ids, attach);
   let residual: Tensor | null = null;
   for (let index = 0; index < config.numHiddenLayers; index++) {

@@ -8,6 +8,7 @@ import type { Tensor, Tensor1D, Tensor2D, Tensor3D } from '@tensorflow/tfjs-core
 import * as tf from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel } from '../autograd/engine.ts';
 import { checkDtype, checkShape } from './shapes.ts';
+import { checkUpdate } from './update_state.ts';
 
 export interface CausalConv1dInputs {
   /** [batch, seqlen, d_inner], float32. */
@@ -27,6 +28,8 @@ export interface CausalConv1dOptions {
   silu?: boolean;
   /** Also return the last d_conv - 1 inputs. Default false. */
   returnLastState?: boolean;
+  /** Write the last d_conv - 1 inputs over convState. Only on backends with the fused kernel, and without gradients. Default false. */
+  updateState?: boolean;
 }
 
 export type CausalConv1dResult = {
@@ -42,12 +45,14 @@ export type CausalConv1dResult = {
  */
 export function causalConv1d(inputs: CausalConv1dInputs, options: CausalConv1dOptions = {}): CausalConv1dResult {
   check(inputs);
-  const { silu = true, returnLastState = false } = options;
+  const { silu = true, returnLastState = false, updateState = false } = options;
+  if (updateState) checkUpdate('causalConv1d', 'CausalConv1d', inputs.convState);
   if (!hasKernel('CausalConv1d')) return tf.tidy(() => naiveConv(inputs, silu, returnLastState));
-  const [y, lastConvState] = runKernel<Tensor[]>('CausalConv1d', { ...inputs }, { silu, returnLastState }) as [
-    Tensor3D,
-    Tensor3D?,
-  ];
+  const [y, lastConvState] = runKernel<Tensor[]>(
+    'CausalConv1d',
+    { ...inputs },
+    { silu, returnLastState, updateState },
+  ) as [Tensor3D, Tensor3D?];
   return { y, ...(lastConvState && { lastConvState }) };
 }
 

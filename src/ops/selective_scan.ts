@@ -12,6 +12,7 @@ import { hasKernel, runKernel } from '../autograd/engine.ts';
 import { needsGradient } from '../autograd/tape.ts';
 import { documentStarts } from './seq_idx.ts';
 import { checkDtype, checkShape } from './shapes.ts';
+import { checkUpdate } from './update_state.ts';
 
 export interface SelectiveScanInputs {
   /** Scan input [batch, seqlen, d_inner], float32. */
@@ -41,6 +42,8 @@ export interface SelectiveScanOptions {
   deltaSoftplus?: boolean;
   /** Also return the state after the last position. Default false. */
   returnLastState?: boolean;
+  /** Write the state after the last position over h0. Only on backends with the fused kernel, and without gradients. Default false. */
+  updateState?: boolean;
 }
 
 export type SelectiveScanResult = {
@@ -57,13 +60,14 @@ export type SelectiveScanResult = {
  */
 export function selectiveScan(inputs: SelectiveScanInputs, options: SelectiveScanOptions = {}): SelectiveScanResult {
   check(inputs);
-  const { deltaSoftplus = true, returnLastState = false } = options;
+  const { deltaSoftplus = true, returnLastState = false, updateState = false } = options;
+  if (updateState) checkUpdate('selectiveScan', 'SelectiveScan', inputs.h0);
   if (!hasKernel('SelectiveScan')) return tf.tidy(() => naiveScan(inputs, deltaSoftplus, returnLastState));
   const saveCheckpoints = Object.values(inputs).some((input) => needsGradient(input as Tensor | null | undefined));
   const outputs = runKernel<Tensor[]>(
     'SelectiveScan',
     { ...inputs },
-    { deltaSoftplus, returnLastState, saveCheckpoints },
+    { deltaSoftplus, returnLastState, updateState, saveCheckpoints },
   );
   if (saveCheckpoints) outputs.pop()?.dispose();
   const [out, lastState] = outputs as [Tensor3D, Tensor3D | undefined];

@@ -22,7 +22,7 @@ function operands(backend: DeviceBackend, inputs: Infos, attrs: Record<string, u
   ];
 }
 
-/** attrs: silu, returnLastState. Outputs: y, then lastConvState where asked for. */
+/** attrs: silu, returnLastState, updateState (the last inputs go into convState's memory). Outputs: y, then lastConvState where asked for. */
 defineKernel('CausalConv1d', (backend, inputs, attrs) => {
   const [batch, seqlen, dInner, dConv] = dimensions(inputs);
   const y = backend.output([batch, seqlen, dInner]);
@@ -31,7 +31,7 @@ defineKernel('CausalConv1d', (backend, inputs, attrs) => {
     backend.device,
     ...operands(backend, inputs, attrs),
     backend.handle(y),
-    backend.handle(lastConvState),
+    backend.handle(attrs.updateState ? inputs.convState : lastConvState),
   );
   return lastConvState ? [y, lastConvState] : [y];
 });

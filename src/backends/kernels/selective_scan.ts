@@ -27,7 +27,10 @@ function operands(backend: DeviceBackend, inputs: Infos, attrs: Record<string, u
   ];
 }
 
-/** attrs: deltaSoftplus, returnLastState, saveCheckpoints. Outputs: out, then lastState and checkpoints where asked for. */
+/**
+ * attrs: deltaSoftplus, returnLastState, updateState (the last state goes into h0's memory), saveCheckpoints. Outputs: out, then
+ * lastState and checkpoints where asked for.
+ */
 defineKernel('SelectiveScan', (backend, inputs, attrs) => {
   const { addon, device } = backend;
   const [batch, seqlen, dInner, dState] = dimensions(inputs);
@@ -40,7 +43,7 @@ defineKernel('SelectiveScan', (backend, inputs, attrs) => {
     device,
     ...operands(backend, inputs, attrs),
     backend.handle(out),
-    backend.handle(lastState),
+    backend.handle(attrs.updateState ? inputs.h0 : lastState),
     backend.handle(checkpoints),
   );
   return [out, lastState, checkpoints].filter((info): info is TensorInfo => info !== undefined);

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The recorded decoder where no device records: a launch runs the computation again, into the tensors of the first. */
+import { join } from 'node:path';
+import type { Tensor } from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
+import { beforeEach, expect, it, vi } from 'vitest';
+import { selectBackend } from '../../src/backends/select.ts';
+import { createDecoder, type Decoder } from '../../src/generation/decoder.ts';
+import { generate } from '../../src/generation/index.ts';
+import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
+import { readGolden } from '../golden/golden.ts';
+
+const graphs = vi.hoisted(() => ({ canRecord: true, recordings: 0, launches: 0 }));
+
+vi.mock(import('../../src/backends/graphs.ts'), async (importOriginal) => {
+  const original = await importOriginal();
+  return {
+    ...original,
+    canRecord: () => graphs.canRecord,
+    record: <T extends Tensor[]>(f: () => T) => {
+      graphs.recordings++;
+      let outputs: T | undefined;
+      return {
+        get outputs(): T {
+          return outputs as T;
+        },
+        launch: () => {
+          graphs.launches++;
+          const results = tf.tidy(f);
+          for (const [i, result] of results.entries()) {
+            if (outputs) original.copyInto(outputs[i] as Tensor, 0, result);
+            else tf.keep(result);
+          }
+          if (outputs) tf.dispose(results);
+          outputs ??= results;
+        },
+        release: () => tf.dispose(outputs ?? []),
+      };
+    },
+  };
+});
+
+if (process.env.MAMBATUNE_TEST_WITHOUT_NATIVE !== '1' && process.env.MAMBATUNE_TEST_CUDA !== '1') {
+  beforeEach(async () => {
+    Object.assign(graphs, { canRecord: true, recordings: 0, launches: 0 });
+    await selectBackend('native');
+  });
+
+  const PROMPTS = [
+    [1, 2, 3, 4, 5],
+    [7, 8, 9],
+  ];
+
+  async function withModel<T>(f: (model: MambaForCausalLM) => Promise<T>): Promise<T> {
+    const model = await MambaForCausalLM.fromPretrained(join(readGolden('tied').folder, 'model'), {
+      backend: 'native',
+    });
+    try {
+      return await f(model);
+    } finally {
+      model.dispose();
+    }
+  }
+
+  it('greedy: the same tokens as op by op, in few readings, and nothing is left behind', async () => {
+    await withModel(async (model) => {
+      const options = { maxNewTokens: 40, eosTokenId: null };
+      graphs.canRecord = false;
+      const expected = await generate(model, PROMPTS, options);
+      graphs.canRecord = true;
+      const before = tf.memory().numTensors;
+      expect(await generate(model, PROMPTS, options)).toEqual(expected);
+      expect(graphs.recordings).toBe(1);
+      // The prompt gives the first token, the step that runs as it comes the second.
+      expect(graphs.launches).toBe(38);
+      expect(tf.memory().numTensors).toBe(before);
+    });
+  });
+
+  it('with chance and with penalties: the same tokens as op by op', async () => {
+    await withModel(async (model) => {
+      for (const options of [
+        { doSample: true, seed: 5, topK: 20, topP: 0.9, temperature: 0.8, maxNewTokens: 20, eosTokenId: null },
+        { repetitionPenalty: 1.3, maxNewTokens: 20, eosTokenId: null },
+      ]) {
+        graphs.canRecord = false;
+        const expected = await generate(model, PROMPTS, options);
+        graphs.canRecord = true;
+        expect(await generate(model, PROMPTS, options)).toEqual(expected);
+      }
+      expect(graphs.recordings).toBe(2);
+    });
+  });
+
+  it('a row that ends early leaves the others as they are', async () => {
+    await withModel(async (model) => {
+      graphs.canRecord = false;
+      const [first, second] = await generate(model, PROMPTS, { maxNewTokens: 30, eosTokenId: null });
+      const eosTokenId = (first as number[])[12] as number;
+      const options = { maxNewTokens: 30, eosTokenId };
+      const expected = await generate(model, PROMPTS, options);
+      expect(expected).not.toEqual([first, second]);
+      graphs.canRecord = true;
+      expect(await generate(model, PROMPTS, options)).toEqual(expected);
+    });
+  });
+
+  it('copies of the state stand still, rows can be chosen anew, and a prompt can follow', async () => {
+    await withModel(async (model) => {
+      const run = async (decoder: Decoder) => {
+        const seen: Float32Array[] = [];
+        const keep = (logits: Float32Array) => seen.push(logits.slice());
+        keep(
+          await decoder.prefill([
+            [1, 2, 3],
+            [4, 5, 6],
+          ]),
+        );
+        for (const id of [7, 8, 9]) keep(await decoder.step([id, id + 1]));
+        const copy = decoder.copyState();
+        keep(await decoder.step([10, 11]));
+        const other = createDecoder(model, copy);
+        copy.dispose();
+        keep(await other.step([10, 11]));
+        decoder.selectRows([1, 1, 0]);
+        for (const id of [12, 13, 14]) keep(await decoder.step([id, id, id]));
+        keep(
+          await decoder.prefill([
+            [1, 2],
+            [3, 4],
+            [5, 6],
+          ]),
+        );
+        decoder.dispose();
+        other.dispose();
+        return seen;
+      };
+      graphs.canRecord = false;
+      const expected = await run(createDecoder(model));
+      graphs.canRecord = true;
+      const before = tf.memory().numTensors;
+      expect(await run(createDecoder(model))).toEqual(expected);
+      expect(tf.memory().numTensors).toBe(before);
+      expect(graphs.recordings).toBe(2);
+    });
+  });
+
+  it('refuses ids outside the vocabulary, and says when the model gives what is not a number', async () => {
+    await withModel(async (model) => {
+      const decoder = createDecoder(model);
+      await decoder.prefill([[1, 2, 3]]);
+      for (const id of [4, 5]) await decoder.step([id]);
+      const { vocabSize } = model.config;
+      await expect(decoder.step([vocabSize])).rejects.toThrow(
+        `${vocabSize} at position 0 lies outside 0..${vocabSize - 1}`,
+      );
+      const norm = model.parameters.get('backbone.norm_f.weight') as tf.Variable;
+      norm.assign(tf.fill(norm.shape, Number.NaN));
+      await expect(decoder.likeliest?.([6], 4)).rejects.toThrow('the model gave a logit that is not a number');
+      decoder.dispose();
+    });
+  });
+} else {
+  it('needs the native backend alone', () => {
+    expect([process.env.MAMBATUNE_TEST_WITHOUT_NATIVE, process.env.MAMBATUNE_TEST_CUDA]).toContain('1');
+  });
+}
