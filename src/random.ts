@@ -117,16 +117,15 @@ export function philox4x32(counter: PhiloxBlock, key: readonly [number, number])
   return [c0, c1, c2, c3];
 }
 
-/** Upper 32 bits of the 64-bit product of two uint32. */
+/** Upper 32 bits of the 64-bit product of two uint32. Sums of 16-bit products stay exact in doubles. */
 function multiplyHigh(a: number, b: number): number {
   const aLow = a & 0xffff;
   const aHigh = a >>> 16;
   const bLow = b & 0xffff;
   const bHigh = b >>> 16;
-  const low = Math.floor((aLow * bLow) / 2 ** 16);
-  const middle = aHigh * bLow + low;
-  const cross = aLow * bHigh + (middle % 2 ** 16);
-  return aHigh * bHigh + Math.floor(middle / 2 ** 16) + Math.floor(cross / 2 ** 16);
+  const middle = aHigh * bLow + (Math.imul(aLow, bLow) >>> 16);
+  const cross = aLow * bHigh + (middle & 0xffff);
+  return aHigh * bHigh + ((middle / 0x10000) | 0) + ((cross / 0x10000) | 0);
 }
 
 function checkInteger(name: string, value: number, limit: number): number {

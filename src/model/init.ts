@@ -21,7 +21,9 @@ export function* initialTensors(
     const random = createRandom({ seed, stream: randomStreams.init, substream: substream++ });
     const size = shape.reduce((product, length) => product * length, 1);
     const draw = drawOf(name, shape, config, random);
-    yield { name, shape, data: Float32Array.from({ length: size }, (_, i) => draw(i)) };
+    const data = new Float32Array(size);
+    for (let i = 0; i < size; i++) data[i] = draw(i);
+    yield { name, shape, data };
   }
 }
 
