@@ -29,6 +29,7 @@ const WRITE_ADVICE: Record<string, string> = {
   ENOTDIR: 'a part of this path is a file, not a folder; check the path',
   EEXIST: 'a file stands where a folder is needed; check the path',
   EISDIR: 'a folder has this name; choose another name, or move the folder away',
+  EFBIG: 'the file would be larger than this process may write (ulimit -f); raise that limit',
 };
 
 const READ_ADVICE: Record<string, string> = {
@@ -177,6 +178,23 @@ async function hashFile(path: string): Promise<string> {
   }
   return hash.digest('hex');
 }
+
+/**
+ * Deletes a folder: it is renamed away first, so that whoever looks for it finds all of it or nothing.
+ * @throws UserError when it cannot be deleted
+ */
+export function removeFolderAtomic(folder: string): void {
+  const temporary = temporaryName(folder);
+  try {
+    renameSync(folder, temporary);
+    rmSync(temporary, { recursive: true, force: true });
+  } catch (error) {
+    throw fileError(error, folder, 'write');
+  }
+}
+
+/** Names of files and folders that are being written, or were when their process was stopped. */
+export const TEMPORARY_NAME = /^\..+\.[0-9a-f]{12}\.tmp$/;
 
 function temporaryName(path: string): string {
   const absolute = resolve(path);

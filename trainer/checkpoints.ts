@@ -1,36 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Checkpoints of a run: checkpoint-<step>/ with the adapter, the optimizer and where the run stands. */
-import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+/**
+ * Checkpoints of a run: checkpoint-<step>/ with the adapter (PEFT files), optimizer.safetensors, trainer_state.json, and the
+ * hashes of all of them in SHA256SUMS, which `sha256sum -c` reads too.
+ */
+import { createHash } from 'node:crypto';
+import { closeSync, openSync, readdirSync, readFileSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { PeftModel } from '../adapters/index.ts';
 import { writeSafetensors } from '../src/checkpoint/safetensors_writer.ts';
-import { replaceFolderAtomic } from '../src/files.ts';
+import { messageOf } from '../src/errors.ts';
+import { removeFolderAtomic, replaceFolderAtomic, TEMPORARY_NAME } from '../src/files.ts';
 import type { Optimizer } from './optimizer.ts';
+import { readTrainerState, STATE_FILE, type TrainerState } from './trainer_state.ts';
 
-/** trainer_state.json: with the config and the data, all that the next step depends on. */
-export interface TrainerState {
-  /** Optimizer steps taken. */
-  step: number;
-  total_steps: number;
-  steps_per_epoch: number;
-  /** Epochs that are over, with fraction. */
-  epoch: number;
-  /** Batches seen: the counter of the next dropout mask. */
-  micro_step: number;
-  /** Tokens seen, without padding. */
-  tokens: number;
-  seed: number;
-  /** Hash of the training examples (run.json). */
-  train_sha256: string;
-  /** Losses of the steps since the last line of metrics. */
-  interval_losses: readonly number[];
+/** A whole checkpoint. */
+export interface Checkpoint {
+  folder: string;
+  state: TrainerState;
 }
 
 /** Name of a checkpoint's folder. */
 export const CHECKPOINT_FOLDER = /^checkpoint-(\d+)$/;
+/** The same under the name it has while it is written or replaced. */
+const UNFINISHED = /^\.checkpoint-(\d+)\.[0-9a-f]+\.tmp$/;
+
+const OPTIMIZER_FILE = 'optimizer.safetensors';
+const SUMS_FILE = 'SHA256SUMS';
+const SUM_LINE = /^([0-9a-f]{64}) {2}([\w.-]+)$/;
+const REQUIRED = ['adapter_config.json', 'adapter_model.safetensors', OPTIMIZER_FILE, STATE_FILE];
 
 /**
- * Writes a checkpoint, whole or not at all: the adapter's files, optimizer.safetensors, trainer_state.json.
+ * Writes a checkpoint, whole or not at all.
  * @returns its folder
  * @throws UserError when it cannot be written
  */
@@ -40,22 +40,125 @@ export async function saveTrainingCheckpoint(
   optimizer: Optimizer,
   state: TrainerState,
 ): Promise<string> {
-  const folder = join(runFolder, `checkpoint-${state.step}`);
+  const folder = join(runFolder, checkpointName(state.step));
   await replaceFolderAtomic(folder, async (temporary) => {
     await peftModel.savePretrained(temporary);
-    writeSafetensors(join(temporary, 'optimizer.safetensors'), optimizer.tensors());
-    writeFileSync(join(temporary, 'trainer_state.json'), `${JSON.stringify(state, null, 2)}\n`);
+    writeSafetensors(join(temporary, OPTIMIZER_FILE), optimizer.tensors());
+    writeFileSync(join(temporary, STATE_FILE), `${JSON.stringify(state)}\n`);
+    const names = readdirSync(temporary).sort();
+    const sums = names.map((name) => `${hashFile(join(temporary, name))}  ${name}\n`);
+    writeFileSync(join(temporary, SUMS_FILE), sums.join(''));
   });
   return folder;
 }
 
-/** Deletes the oldest checkpoints of a run, by step, until `limit` are left. */
-export function pruneCheckpoints(runFolder: string, limit: number): void {
-  const steps = readdirSync(runFolder)
+/** Path of a checkpoint's optimizer.safetensors: parameters and moments. */
+export function optimizerFile({ folder }: Checkpoint): string {
+  return join(folder, OPTIMIZER_FILE);
+}
+
+export function checkpointName(step: number): string {
+  return `checkpoint-${step}`;
+}
+
+/**
+ * Reads a checkpoint of which every file must be as it was written.
+ * @returns or why it is not whole
+ * @throws UserError when it is whole and of another version
+ */
+export function readCheckpoint(folder: string): Checkpoint | { fault: string } {
+  const fault = findFault(folder);
+  return fault === undefined ? { folder, state: readTrainerState(folder) } : { fault };
+}
+
+/**
+ * The whole checkpoint of the highest step, also one that a process was stopped in replacing.
+ * @param onTorn called with the folder of each newer one that is not whole, and why
+ */
+export function findCheckpoint(
+  runFolder: string,
+  onTorn: (folder: string, fault: string) => void,
+): Checkpoint | undefined {
+  const candidates = readdirSync(runFolder)
+    .flatMap((name) => {
+      const step = CHECKPOINT_FOLDER.exec(name)?.[1] ?? UNFINISHED.exec(name)?.[1];
+      return step === undefined ? [] : [{ name, step: Number(step), isUnfinished: UNFINISHED.test(name) }];
+    })
+    .sort((a, b) => b.step - a.step || Number(a.isUnfinished) - Number(b.isUnfinished));
+  for (const { name, step, isUnfinished } of candidates) {
+    const folder = join(runFolder, name);
+    const found = readCheckpoint(folder);
+    if ('fault' in found) {
+      if (!isUnfinished) onTorn(folder, found.fault);
+    } else if (isUnfinished) {
+      const finished = join(runFolder, checkpointName(step));
+      rmSync(finished, { recursive: true, force: true });
+      renameSync(folder, finished);
+      return { ...found, folder: finished };
+    } else return found;
+  }
+  return undefined;
+}
+
+/**
+ * Deletes the oldest checkpoints of a run, by step, until `limit` are left.
+ * @param kept step of one that stays
+ */
+export function pruneCheckpoints(runFolder: string, limit: number, kept?: number): void {
+  const steps = checkpointSteps(runFolder);
+  const old = steps.slice(0, Math.max(0, steps.length - limit)).filter((step) => step !== kept);
+  for (const step of old) removeFolderAtomic(join(runFolder, checkpointName(step)));
+}
+
+/** Deletes checkpoints of steps after `step`, and what stopped processes left under temporary names. @returns the names of the first */
+export function removeLaterCheckpoints(runFolder: string, step: number): string[] {
+  const later = checkpointSteps(runFolder)
+    .filter((other) => other > step)
+    .map(checkpointName);
+  for (const name of later) removeFolderAtomic(join(runFolder, name));
+  for (const name of readdirSync(runFolder).filter((name) => TEMPORARY_NAME.test(name))) {
+    rmSync(join(runFolder, name), { recursive: true, force: true });
+  }
+  return later;
+}
+
+/** Ascending. */
+function checkpointSteps(runFolder: string): number[] {
+  return readdirSync(runFolder)
     .flatMap((name) => CHECKPOINT_FOLDER.exec(name)?.[1] ?? [])
     .map(Number)
     .sort((a, b) => a - b);
-  for (const step of steps.slice(0, Math.max(0, steps.length - limit))) {
-    rmSync(join(runFolder, `checkpoint-${step}`), { recursive: true, force: true });
+}
+
+function findFault(folder: string): string | undefined {
+  const sums = new Map<string, string>();
+  try {
+    for (const line of readFileSync(join(folder, SUMS_FILE), 'utf8').trimEnd().split('\n')) {
+      const [, sum, name] = SUM_LINE.exec(line) ?? [];
+      if (sum === undefined || name === undefined) return `${SUMS_FILE} is damaged`;
+      sums.set(name, sum);
+    }
+    const missing = REQUIRED.find((name) => !sums.has(name));
+    if (missing !== undefined) return `${SUMS_FILE} does not list ${missing}`;
+    for (const [name, sum] of sums) {
+      if (hashFile(join(folder, name)) !== sum) return `${name} is not as it was written`;
+    }
+  } catch (error) {
+    return messageOf(error);
   }
+  return undefined;
+}
+
+function hashFile(path: string): string {
+  const hash = createHash('sha256');
+  const descriptor = openSync(path, 'r');
+  try {
+    const buffer = Buffer.allocUnsafe(1 << 20);
+    for (let length = readSync(descriptor, buffer); length > 0; length = readSync(descriptor, buffer)) {
+      hash.update(buffer.subarray(0, length));
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+  return hash.digest('hex');
 }

@@ -7,6 +7,7 @@ import type { Tensor, Variable } from '@tensorflow/tfjs-core';
 import { UserError } from '../src/errors.ts';
 import { writeFileAtomic } from '../src/files.ts';
 import { globalNorm } from '../src/ops/adamw_step.ts';
+import type { CoverageState } from './trainer_state.ts';
 
 /** One line of coverage.json. */
 export interface CoverageRow {
@@ -29,6 +30,10 @@ export interface Coverage {
   observe(step: number, gradients: ReadonlyMap<string, Tensor>): void;
   /** All tensors, in the model's order. */
   rows(): CoverageRow[];
+  /** What a checkpoint keeps. */
+  state(): CoverageState;
+  /** Goes back to a kept state of the same tensors. */
+  restore(state: CoverageState): void;
 }
 
 /**
@@ -66,6 +71,20 @@ export function createCoverage(parameters: ReadonlyMap<string, Variable>): Cover
       if (dead.length > 0) throw deadError(dead, step);
     },
     rows: () => [...rows.values()],
+    state: () =>
+      Array.from(rows.values(), ({ name, grad_norm, step }) => ({
+        name,
+        grad_norm,
+        step,
+        tries: pending.get(name)?.tries ?? 0,
+      })),
+    restore: (state) => {
+      pending.clear();
+      for (const { name, grad_norm, step, tries } of state) {
+        Object.assign(rows.get(name) as CoverageRow, { grad_norm, step });
+        if (step === null) pending.set(name, { tries });
+      }
+    },
   };
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The trainer's public door. */
+export { type Resume, runFolderOf } from './claim_folder.ts';
 export { type Evaluation, evaluate } from './evaluate.ts';
 export type { Difference } from './evaluation/bootstrap.ts';
 export type { EvalReport, JobReport, MetricResult, Variant, VariantResult } from './evaluation/report.ts';
@@ -10,5 +11,5 @@ export type { EvalMetrics, Metrics, NormMetrics, TrainMetrics } from './metrics.
 export type { EvalLoss } from './recorder.ts';
 export { loadExamples, type RunIo, runTraining } from './run.ts';
 export { SFTTrainer, type SFTTrainerOptions } from './sft_trainer.ts';
-export type { TrainingIo, TrainingResult } from './train_adapter.ts';
 export { TrainingArguments, type TrainingArgumentsInput } from './training_arguments.ts';
+export type { TrainingIo, TrainingResult } from './training_job.ts';

@@ -36,3 +36,10 @@ export function watchInterrupts(onSignal: (signal: NodeJS.Signals) => void): Int
   for (const signal of SIGNALS) process.on(signal, handle);
   return { isInterrupted: () => interrupted, stop };
 }
+
+/** Makes a write beyond `ulimit -f` fail with an error, where by default the system ends the process. */
+export function watchFileSizeLimit(): { stop(): void } {
+  const ignore = () => {};
+  process.on('SIGXFSZ', ignore);
+  return { stop: () => process.removeListener('SIGXFSZ', ignore) };
+}

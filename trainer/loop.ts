@@ -6,14 +6,16 @@ import { UserError } from '../src/errors.ts';
 import type { Coverage } from './coverage.ts';
 import type { TrainableModel } from './model.ts';
 import type { Optimizer } from './optimizer.ts';
-import type { TrainingPlan, Window } from './plan.ts';
+import type { TrainingPlan } from './plan.ts';
 import type { Schedule } from './schedule.ts';
-import { createStepper } from './step.ts';
+import { createStepper, type Stepper } from './step.ts';
 
 /** Where a run stands. */
 export interface TrainingProgress {
   /** Optimizer steps taken. */
   step: number;
+  /** Number of the next window of the plan. */
+  cursor: number;
   /** Epochs that are over, with fraction. */
   epoch: number;
   /** Batches seen: the counter of the next dropout mask. */
@@ -48,55 +50,70 @@ export interface LoopOptions {
   coverage: Coverage;
   /** Record steps as CUDA graphs where the backend can. */
   cudaGraphs: boolean;
-  /** Asked after each step; true ends the run there. */
-  isInterrupted(): boolean;
+  /** Asked before and after each step; true ends the run there. */
+  shouldStop(): boolean;
   /** After each step: logs. */
   onStep(report: StepReport): void;
   /** After each step: evaluates and saves, when it is time. */
   afterStep(progress: TrainingProgress): Promise<void>;
 }
 
+/** Where a run stands before its first step. */
+export const BEGINNING: TrainingProgress = { step: 0, cursor: 0, epoch: 0, microStep: 0, tokens: 0 };
+
 /**
- * Trains to the plan's end, or to the step after which `isInterrupted` says so.
+ * Trains to the plan's end, or to the step after which `shouldStop` says so.
  *
+ * @param start where a resumed run stands
  * @returns where the run stands then
  * @throws UserError when a loss or gradient norm is not finite (names the first layer), or a trainable tensor gets no gradient
  */
-export async function runLoop(options: LoopOptions): Promise<TrainingProgress> {
-  const { model, plan, schedule } = options;
+export async function runLoop(options: LoopOptions, start = BEGINNING): Promise<TrainingProgress> {
+  const { model, plan } = options;
   const stepper = createStepper(options);
-  let progress: TrainingProgress = { step: 0, epoch: 0, microStep: 0, tokens: 0 };
+  let progress = start;
   try {
-    for (const window of plan.windows()) {
-      const start = performance.now();
-      const learningRate = schedule(window.step);
-      const batches = collateWindow(options, window);
-      const { loss, gradNorm, failure } = stepper.run({
-        step: window.step + 1,
-        firstBatch: window.firstBatch,
-        batches,
-        learningRate,
-      });
-      if (failure !== undefined) throw nonFiniteError(window.step + 1, loss, gradNorm, learningRate, failure);
-      const tokens = batches.reduce((sum, batch) => sum + countTokens(batch), 0);
-      progress = {
-        step: window.step + 1,
-        epoch: plan.epochAfter(window.step + 1),
-        microStep: window.firstBatch + window.batches.length,
-        tokens: progress.tokens + tokens,
-      };
-      const seconds = (performance.now() - start) / 1000;
-      options.onStep({ ...progress, loss, gradNorm, learningRate, stepTokens: tokens, seconds });
+    while (progress.step < plan.totalSteps && !options.shouldStop()) {
+      const report = takeStep(options, stepper, progress);
+      progress = progressOf(report);
+      options.onStep(report);
       await nextTurn();
-      if (options.isInterrupted()) break;
+      if (options.shouldStop()) break;
       await options.afterStep(progress);
-      if (options.isInterrupted()) break;
     }
   } finally {
     model.setDropout(null);
     stepper.dispose();
   }
   return progress;
+}
+
+function takeStep(options: LoopOptions, stepper: Stepper, before: TrainingProgress): StepReport {
+  const { plan, schedule } = options;
+  const start = performance.now();
+  const step = before.step + 1;
+  const learningRate = schedule(before.step);
+  const { firstBatch, batches: indices } = plan.window(before.cursor);
+  const batches = collateWindow(options, indices);
+  const { loss, gradNorm, failure } = stepper.run({ step, firstBatch, batches, learningRate });
+  if (failure !== undefined) throw nonFiniteError(step, loss, gradNorm, learningRate, failure);
+  const stepTokens = batches.reduce((sum, batch) => sum + countTokens(batch), 0);
+  return {
+    step,
+    cursor: before.cursor + 1,
+    epoch: plan.epochAfter(step),
+    microStep: firstBatch + batches.length,
+    tokens: before.tokens + stepTokens,
+    loss,
+    gradNorm,
+    learningRate,
+    stepTokens,
+    seconds: (performance.now() - start) / 1000,
+  };
+}
+
+function progressOf({ step, cursor, epoch, microStep, tokens }: TrainingProgress): TrainingProgress {
+  return { step, cursor, epoch, microStep, tokens };
 }
 
 /** Lets signals and timers in: kernels run synchronously. */
@@ -107,9 +124,9 @@ export function nextTurn(): Promise<void> {
 /** Batches of a recorded step come in multiples of this length: few recordings cover a run. */
 const RECORDED_LENGTHS = 64;
 
-function collateWindow({ examples, padTokenId }: LoopOptions, window: Window): Batch[] {
+function collateWindow({ examples, padTokenId }: LoopOptions, window: readonly Uint32Array[]): Batch[] {
   const multiple = canRecord() ? RECORDED_LENGTHS : 1;
-  return window.batches.map((indices) => {
+  return window.map((indices) => {
     const chosen = Array.from(indices, (index) => examples[index] as Example);
     return collate(chosen, padTokenId, multiple);
   });

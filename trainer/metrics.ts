@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/** metrics.jsonl: one JSON object a line, written as it happens. */
-import { closeSync, mkdirSync, openSync } from 'node:fs';
-import { dirname } from 'node:path';
+/** What a run logs, line by line, and where it goes. */
 import * as tf from '@tensorflow/tfjs-core';
 import type { AdapterNorm } from '../adapters/index.ts';
 import { DeviceBackend } from '../src/backends/device_backend.ts';
-import { fileError, writeFully } from '../src/files.ts';
 import type { StepReport } from './loop.ts';
 import type { RunStatus } from './run_folder.ts';
+import type { RecorderState } from './trainer_state.ts';
 
 /** Training over the steps since the last such line. */
 export interface TrainMetrics {
@@ -52,65 +50,57 @@ export type Metrics = TrainMetrics | EvalMetrics | NormMetrics;
 /** Where the metrics of a run go. */
 export interface MetricsLog {
   write(metrics: Metrics): void;
+  /** Makes what was written durable. @returns the place that `rewind` finds again */
+  sync(): number;
+  /**
+   * Drops what was written after `step`, when `sync` gave `place`.
+   * @returns false when what was written before it is missing
+   */
+  rewind(place: number, step: number): boolean;
   /** @param status how the run ended */
   close(status: RunStatus): void;
-}
-
-/**
- * Starts a metrics file, in place of what was there.
- * @throws UserError when it cannot be written
- */
-export function createMetricsLog(path: string): MetricsLog {
-  const attempt = <T>(action: () => T): T => {
-    try {
-      return action();
-    } catch (error) {
-      throw fileError(error, path, 'write');
-    }
-  };
-  const descriptor = attempt(() => {
-    mkdirSync(dirname(path), { recursive: true });
-    return openSync(path, 'w');
-  });
-  return {
-    write: (metrics) => attempt(() => writeFully(descriptor, Buffer.from(`${JSON.stringify(metrics)}\n`))),
-    close: () => closeSync(descriptor),
-  };
 }
 
 /** Collects steps into one line of metrics. */
 export interface Interval {
   add(report: StepReport): void;
   isEmpty(): boolean;
-  /** Losses of the steps so far. */
-  losses(): readonly number[];
   /** The line of the steps so far; then starts over. Not for an empty interval. */
   take(): TrainMetrics;
+  state(): RecorderState['interval'];
+  restore(state: RecorderState['interval']): void;
 }
 
 export function createInterval(): Interval {
-  let reports: StepReport[] = [];
-  const sum = (pick: (report: StepReport) => number) => reports.reduce((total, report) => total + pick(report), 0);
+  const fresh = (): RecorderState['interval'] => ({ losses: [], tokens: 0, seconds: 0, last: null });
+  let sums = fresh();
   return {
-    add: (report) => {
-      reports.push(report);
+    add: ({ step, epoch, microStep, tokens, loss, gradNorm, learningRate, stepTokens, seconds }) => {
+      sums.losses.push(loss);
+      sums.tokens += stepTokens;
+      sums.seconds += seconds;
+      sums.last = { step, epoch, micro_step: microStep, tokens, grad_norm: gradNorm, learning_rate: learningRate };
     },
-    isEmpty: () => reports.length === 0,
-    losses: () => reports.map((report) => report.loss),
+    isEmpty: () => sums.last === null,
     take: () => {
-      const last = reports.at(-1) as StepReport;
-      const metrics = {
-        step: last.step,
-        epoch: last.epoch,
-        loss: sum((report) => report.loss) / reports.length,
-        grad_norm: last.gradNorm,
-        learning_rate: last.learningRate,
-        tokens: last.tokens,
-        tokens_per_second: sum((report) => report.stepTokens) / sum((report) => report.seconds),
+      const { losses, last, tokens, seconds } = sums;
+      if (!last) throw new Error('an interval without a step has no line');
+      const { step, epoch, grad_norm, learning_rate, tokens: seen } = last;
+      sums = fresh();
+      return {
+        step,
+        epoch,
+        loss: losses.reduce((total, loss) => total + loss, 0) / losses.length,
+        grad_norm,
+        learning_rate,
+        tokens: seen,
+        tokens_per_second: tokens / seconds,
         peak_memory_bytes: peakMemoryBytes(),
       };
-      reports = [];
-      return metrics;
+    },
+    state: () => ({ ...sums, losses: [...sums.losses] }),
+    restore: (state) => {
+      sums = { ...state, losses: [...state.losses] };
     },
   };
 }

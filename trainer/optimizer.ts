@@ -2,7 +2,11 @@
 /** AdamW over named parameters: its moments, its step counter, and its file. */
 import type { Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
+import { canRecord, overwrite } from '../src/backends/graphs.ts';
+import { openSafetensors } from '../src/checkpoint/safetensors.ts';
 import type { TensorToWrite } from '../src/checkpoint/safetensors_writer.ts';
+import type { TensorSource } from '../src/checkpoint/tensor_source.ts';
+import { UserError } from '../src/errors.ts';
 import { adamwStep, globalNorm } from '../src/ops/adamw_step.ts';
 
 export interface AdamwSettings {
@@ -27,8 +31,16 @@ export interface Optimizer {
   update(gradients: ReadonlyMap<string, Tensor>, learningRate: number, schedule?: Tensor): Scalar;
   /** Counts a step that a launched recording has taken. */
   advance(): void;
-  /** `<parameter>.exp_avg`, `<parameter>.exp_avg_sq` for each parameter, and `step` (int32): a whole optimizer.safetensors. */
+  /**
+   * A whole optimizer.safetensors: each parameter under its name, its moments `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`,
+   * and `step` (int32).
+   */
   tensors(): TensorToWrite[];
+  /**
+   * Sets parameters, moments and step to those of an optimizer.safetensors, in their own memory.
+   * @throws UserError when a tensor is missing or has another shape; nothing has changed then
+   */
+  restore(path: string): void;
   dispose(): void;
 }
 
@@ -41,6 +53,14 @@ export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings:
     expAvg: zerosVariable(parameter.shape),
     expAvgSq: zerosVariable(parameter.shape),
   }));
+  const named = () =>
+    new Map(
+      moments.flatMap(({ name, parameter, expAvg, expAvgSq }): [string, Variable][] => [
+        [name, parameter],
+        [`${name}.exp_avg`, expAvg],
+        [`${name}.exp_avg_sq`, expAvgSq],
+      ]),
+    );
   let step = 0;
   return {
     get step() {
@@ -61,17 +81,41 @@ export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings:
     },
     tensors: () => [
       { name: 'step', shape: [], dtype: 'I32', data: () => Int32Array.of(step) },
-      ...moments.flatMap(({ name, expAvg, expAvgSq }) => [
-        tensorToWrite(`${name}.exp_avg`, expAvg),
-        tensorToWrite(`${name}.exp_avg_sq`, expAvgSq),
-      ]),
+      ...Array.from(named(), ([name, variable]) => tensorToWrite(name, variable)),
     ],
+    restore: (path) => {
+      const source = openSafetensors(path);
+      try {
+        const variables = named();
+        checkTensors(source, variables);
+        for (const [name, variable] of variables) setValues(variable, source.readFloat32(name));
+        step = source.readInt32('step')[0] as number;
+      } finally {
+        source.close();
+      }
+    },
     dispose: () => tf.dispose(moments.flatMap(({ expAvg, expAvgSq }) => [expAvg, expAvgSq])),
   };
 }
 
 function zerosVariable(shape: number[]): Variable {
   return tf.tidy(() => tf.variable(tf.zeros(shape), false));
+}
+
+function checkTensors({ path, entries }: TensorSource, variables: ReadonlyMap<string, Variable>): void {
+  for (const [name, { shape }] of variables) {
+    const found = entries.get(name)?.shape;
+    if (found?.join() === shape.join()) continue;
+    throw new UserError(
+      `${path}: ${name}: ${found ? `has [${found.join(', ')}]` : 'missing'}, expected [${shape.join(', ')}]; the checkpoint was made for another model or adapter.`,
+    );
+  }
+}
+
+/** Recorded steps read a variable's own memory. */
+function setValues(variable: Variable, values: Float32Array): void {
+  if (canRecord()) overwrite(variable, values);
+  else tf.tidy(() => variable.assign(tf.tensor(values, variable.shape)));
 }
 
 function tensorToWrite(name: string, variable: Variable): TensorToWrite {

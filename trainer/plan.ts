@@ -20,8 +20,6 @@ export interface PlanOptions {
 
 /** The batches of one optimizer step. */
 export interface Window {
-  /** Optimizer step, from 0. */
-  step: number;
   /** Number of the window's first batch among all batches of the run, from 0. */
   firstBatch: number;
   /** Indices of the examples, batch after batch. */
@@ -35,8 +33,8 @@ export interface TrainingPlan {
   epochAfter(step: number): number;
   /** Whether an epoch ends with the `step`-th optimizer step, counted from 1; the run's last step ends one too. */
   endsEpoch(step: number): boolean;
-  /** The windows from optimizer step `fromStep` (default 0) to the end. */
-  windows(fromStep?: number): Iterable<Window>;
+  /** The window with this number, from 0; epochs follow one another without end. */
+  window(index: number): Window;
 }
 
 /** Plans a run. Windows do not reach across epochs, as in transformers' Trainer. */
@@ -46,24 +44,24 @@ export function planTraining(options: PlanOptions): TrainingPlan {
   const stepsPerEpoch = Math.ceil(batchesPerEpoch / accumulationSteps);
   const totalSteps = maxSteps > 0 ? maxSteps : Math.ceil(epochs * stepsPerEpoch);
 
-  function* windows(fromStep = 0): Iterable<Window> {
-    let step = fromStep;
-    while (step < totalSteps) {
-      const epoch = Math.floor(step / stepsPerEpoch);
-      const batches = batchesOf(epochOrder(examples, seed, epoch, shuffle), batchSize);
-      for (; step < Math.min(totalSteps, (epoch + 1) * stepsPerEpoch); step++) {
-        const first = (step % stepsPerEpoch) * accumulationSteps;
-        const firstBatch = epoch * batchesPerEpoch + first;
-        yield { step, firstBatch, batches: batches.slice(first, first + accumulationSteps) };
-      }
+  let current = { epoch: -1, batches: [] as Uint32Array[] };
+  const window = (index: number): Window => {
+    const epoch = Math.floor(index / stepsPerEpoch);
+    if (epoch !== current.epoch) {
+      current = { epoch, batches: batchesOf(epochOrder(examples, seed, epoch, shuffle), batchSize) };
     }
-  }
+    const first = (index % stepsPerEpoch) * accumulationSteps;
+    return {
+      firstBatch: epoch * batchesPerEpoch + first,
+      batches: current.batches.slice(first, first + accumulationSteps),
+    };
+  };
 
   return {
     totalSteps,
     stepsPerEpoch,
     epochAfter: (step) => step / stepsPerEpoch,
     endsEpoch: (step) => step % stepsPerEpoch === 0 || step === totalSteps,
-    windows,
+    window,
   };
 }

@@ -13,6 +13,8 @@ export interface RunFacts {
   /** This package's version. */
   mambatune: string;
   started_at: string;
+  /** Each time it was taken up again, and the step of the checkpoint it went on from. */
+  resumes: { at: string; step: number }[];
   backend: string;
   versions: Record<string, string>;
   machine: Record<string, string | number>;
@@ -43,6 +45,7 @@ export async function collectFacts(
   return {
     mambatune: version,
     started_at: new Date().toISOString(),
+    resumes: [],
     backend: tf.getBackend(),
     versions: { node: process.versions.node, 'tfjs-core': tf.version_core },
     machine: {

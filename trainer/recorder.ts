@@ -6,6 +6,7 @@ import type { Evaluation } from './evaluate.ts';
 import type { StepReport, TrainingProgress } from './loop.ts';
 import { createInterval, type Metrics, type MetricsLog, type NormMetrics } from './metrics.ts';
 import type { RunStatus } from './run_folder.ts';
+import type { RecorderState } from './trainer_state.ts';
 
 export interface EvalLoss {
   step: number;
@@ -32,8 +33,10 @@ export interface Recorder {
   step(report: StepReport): void;
   evaluation(progress: TrainingProgress, evaluation: Evaluation): void;
   adapterNorms(progress: TrainingProgress, norms: NormMetrics['adapter_norms']): void;
-  /** Losses of the steps since the last line of metrics. */
-  intervalLosses(): readonly number[];
+  /** What a checkpoint keeps; what was written so far is durable then. */
+  state(): RecorderState;
+  /** Goes back to a state kept after `step`: what came after it is dropped. Says so when something before it is missing. */
+  restore(state: RecorderState, step: number): void;
   /** Writes the line of an interval that was cut short, and closes the logs. */
   close(status: RunStatus): void;
 }
@@ -98,8 +101,24 @@ export function createRecorder(options: RecorderOptions): Recorder {
     history,
     step,
     evaluation,
-    intervalLosses: () => interval.losses(),
     adapterNorms: ({ step, epoch }, norms) => write({ step, epoch, adapter_norms: norms }),
+    state: () => ({
+      log_places: logs.map((log) => log.sync()),
+      interval: interval.state(),
+      losses: history.losses,
+      grad_norms: history.gradNorms,
+      eval_losses: history.evalLosses,
+      step_seconds: history.stepSeconds,
+    }),
+    restore: (state, step) => {
+      interval.restore(state.interval);
+      history.losses = [...state.losses];
+      history.gradNorms = [...state.grad_norms];
+      history.evalLosses = [...state.eval_losses];
+      history.stepSeconds = state.step_seconds;
+      const areWhole = logs.map((log, i) => log.rewind(state.log_places[i] ?? 0, step));
+      if (areWhole.includes(false)) say('metrics.jsonl lacks lines that it had when the checkpoint was written');
+    },
     close: (status) => {
       try {
         if (!interval.isEmpty()) write(interval.take());

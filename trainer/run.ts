@@ -21,12 +21,15 @@ import { ConfigError } from '../src/errors.ts';
 import type { HubOptions } from '../src/hub.ts';
 import { MambaForCausalLM } from '../src/model/causal_lm.ts';
 import { AutoTokenizer, type Tokenizer } from '../src/tokenizer/tokenizer.ts';
+import { type ClaimedFolder, claimRunFolder, type Resume } from './claim_folder.ts';
 import { collectFacts, dataFacts } from './provenance.ts';
-import { checkRunFolder } from './run_folder.ts';
 import { padTokenId } from './sft_trainer.ts';
-import { type TrainingIo, type TrainingResult, trainAdapter } from './train_adapter.ts';
+import { trainAdapter } from './train_adapter.ts';
+import type { TrainingIo, TrainingResult } from './training_job.ts';
 
 export interface RunIo extends TrainingIo {
+  /** Go on with the run in trainer.output_dir; default false: begin a new one. */
+  resume?: Resume;
   /** Cache and address of the Hub. */
   hubOptions?: Pick<HubOptions, 'cacheDir' | 'hubUrl'>;
 }
@@ -39,11 +42,17 @@ export interface RunIo extends TrainingIo {
  * @throws what {@link trainAdapter} does, and UserError for a missing or damaged model, adapter or dataset
  */
 export async function runTraining(config: RunConfig, io: RunIo): Promise<TrainingResult> {
+  const claimed = claimRunFolder(config.trainer.output_dir, io.resume ?? false, io.onMessage);
+  try {
+    return await runClaimed(config, io, claimed);
+  } finally {
+    claimed.lock.release();
+  }
+}
+
+async function runClaimed(config: RunConfig, io: RunIo, claimed: ClaimedFolder): Promise<TrainingResult> {
   const { trainer, data } = config;
   const hub = { ...io.hubOptions, onMessage: io.onMessage };
-  const { hasEarlierRun } = checkRunFolder(trainer.output_dir);
-  if (hasEarlierRun) io.onMessage(`${trainer.output_dir}: replacing the earlier run`);
-
   const trainDataset = await loadDatasetSource(data.train, hub);
   const evalDataset = data.eval && (await loadDatasetSource(data.eval, hub));
   const { path, revision, matmul_precision: matmulPrecision } = config.model;
@@ -73,6 +82,7 @@ export async function runTraining(config: RunConfig, io: RunIo): Promise<Trainin
       padTokenId: padTokenId(tokenizer),
       facts,
       configText: formatConfig(config),
+      claimed,
     };
     return await trainAdapter(job, io);
   } finally {

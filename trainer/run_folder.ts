@@ -3,7 +3,7 @@
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ConfigError, messageOf } from '../src/errors.ts';
-import { fileError, readJsonFile, writeFileAtomic } from '../src/files.ts';
+import { fileError, readJsonFile, TEMPORARY_NAME, writeFileAtomic } from '../src/files.ts';
 import { CHECKPOINT_FOLDER } from './checkpoints.ts';
 import type { RunFacts } from './provenance.ts';
 
@@ -37,10 +37,23 @@ export function checkRunFolder(folder: string): { hasEarlierRun: boolean } {
   );
 }
 
-/** Removes what an earlier run left; files that no run writes stay. */
+/** Removes what an earlier run left, but for run.json, by which the folder is known; files that no run writes stay. */
 export function clearEarlierRun(folder: string): void {
-  const outputs = readdirSync(folder).filter((name) => OUTPUTS.includes(name) || CHECKPOINT_FOLDER.test(name));
+  const isOutput = (name: string) =>
+    OUTPUTS.includes(name) || CHECKPOINT_FOLDER.test(name) || TEMPORARY_NAME.test(name);
+  const outputs = readdirSync(folder).filter((name) => isOutput(name) && name !== 'run.json');
   for (const name of outputs) rmSync(join(folder, name), { recursive: true, force: true });
+}
+
+/** The facts of a run that goes on after `step`: begun when it was, with the times it was taken up again. */
+export function resumedFacts(folder: string, facts: RunFacts, step: number): RunFacts {
+  const path = join(folder, 'run.json');
+  const earlier = existsSync(path) ? (readJsonFile(path) as Partial<RunFacts>) : {};
+  return {
+    ...facts,
+    started_at: earlier.started_at ?? facts.started_at,
+    resumes: [...(earlier.resumes ?? []), { at: facts.started_at, step }],
+  };
 }
 
 /** Writes run.json. */

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Where a run's metrics go, as its logging section says, and when its adapter's norms are among them. */
 import { join } from 'node:path';
-import { createMetricsLog, type MetricsLog } from './metrics.ts';
+import { openJsonLines } from './json_lines.ts';
+import type { Metrics, MetricsLog } from './metrics.ts';
 import { createTensorboardLog } from './tensorboard.ts';
-import type { TrainingJob } from './train_adapter.ts';
+import type { TrainingJob } from './training_job.ts';
 
 /**
- * Opens metrics.jsonl, and with `logging.tensorboard` an event file in tensorboard/.
+ * Opens metrics.jsonl, new or for a resumed run to go on with, and with `logging.tensorboard` an event file in tensorboard/.
  * @throws UserError when they cannot be written
  */
-export function openLogs({ loggingDir, settings, logging, peftModel, facts, configText }: TrainingJob): MetricsLog[] {
+export function openLogs(job: TrainingJob): MetricsLog[] {
+  const { loggingDir, settings, logging, peftModel, facts, configText, claimed } = job;
   const { output_dir: outputDir, ...arguments_ } = settings;
   const folder = loggingDir ?? outputDir;
-  const logs = [createMetricsLog(join(folder, 'metrics.jsonl'))];
+  const metrics = openJsonLines<Metrics>(join(folder, 'metrics.jsonl'));
+  if (!claimed.checkpoint) metrics.rewind(0);
+  const logs: MetricsLog[] = [metrics];
   if (logging.tensorboard) {
     const { r, loraAlpha, loraDropout, targetModules, useRslora } = peftModel.config;
     const adapter = {

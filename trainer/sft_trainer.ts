@@ -5,11 +5,12 @@ import { type Dataset, type TokenizedDataset, tokenizeDataset, tokenizeMessages 
 import { UserError } from '../src/errors.ts';
 import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
 import type { Tokenizer } from '../src/tokenizer/tokenizer.ts';
+import { type ClaimedFolder, claimRunFolder, type Resume } from './claim_folder.ts';
 import { type Evaluation, evaluate } from './evaluate.ts';
 import { collectFacts, dataFacts } from './provenance.ts';
-import { checkRunFolder } from './run_folder.ts';
-import { type TrainingIo, type TrainingResult, trainAdapter } from './train_adapter.ts';
+import { trainAdapter } from './train_adapter.ts';
 import type { TrainingArguments } from './training_arguments.ts';
+import type { TrainingIo, TrainingResult } from './training_job.ts';
 
 export interface SFTTrainerOptions {
   /** A base model together with `peftConfig`, or a model whose attached adapter is to train. */
@@ -55,12 +56,22 @@ export class SFTTrainer {
 
   /**
    * Trains, into `args.outputDir`: metrics, checkpoints, and the adapter.
+   *
+   * @param options.resumeFromCheckpoint true: from the newest whole checkpoint in `args.outputDir`; a string: from that
+   *   checkpoint. Default false.
    * @throws UserError as {@link trainAdapter}, and when the folder holds something else than an earlier run
    */
-  async train(): Promise<TrainingResult> {
+  async train(options: { resumeFromCheckpoint?: Resume } = {}): Promise<TrainingResult> {
+    const claimed = claimRunFolder(this.args.outputDir, options.resumeFromCheckpoint ?? false, this.onMessage);
+    try {
+      return await this.trainInto(claimed);
+    } finally {
+      claimed.lock.release();
+    }
+  }
+
+  private async trainInto(claimed: ClaimedFolder): Promise<TrainingResult> {
     const { args, tokenizer } = this;
-    const { hasEarlierRun } = checkRunFolder(args.outputDir);
-    if (hasEarlierRun) this.onMessage(`${args.outputDir}: replacing the earlier run`);
     const train = this.tokenize(this.trainDataset);
     const evaluation = this.evalDataset && this.tokenize(this.evalDataset);
     const facts = await collectFacts(this.model.model.source, null, {
@@ -78,6 +89,7 @@ export class SFTTrainer {
         padTokenId: padTokenId(tokenizer),
         ...(args.loggingDir !== null && { loggingDir: args.loggingDir }),
         facts: { ...facts, ...(args.loggingDir !== null && { logging_dir: args.loggingDir }) },
+        claimed,
       },
       { onMessage: this.onMessage, progress: this.progress },
     );

@@ -15,17 +15,28 @@ export interface TensorboardOptions {
 const COMPARED = ['train/loss', 'eval/loss', 'train/tokens_per_second'];
 
 /**
- * Starts an event file in a folder.
- * @throws UserError when it cannot be written; so do the log's calls
+ * Logs to an event file in a folder, a further one after each `rewind`: readers forget what earlier files hold beyond that step.
+ * @throws UserError when one cannot be written
  */
 export function createTensorboardLog(folder: string, options: TensorboardOptions): MetricsLog {
   const { settings, configText } = options;
-  const writer = createEventWriter(folder);
-  writer.hparams(hparamsOf(settings), COMPARED);
-  if (configText !== undefined) writer.text(0, 'config', verbatim(configText));
+  let current: EventWriter | undefined;
+  const open = (purgeStep?: number): EventWriter => {
+    const writer = createEventWriter(folder, purgeStep === undefined ? {} : { purgeStep });
+    writer.hparams(hparamsOf(settings), COMPARED);
+    if (configText !== undefined) writer.text(0, 'config', verbatim(configText));
+    current = writer;
+    return writer;
+  };
   return {
-    write: (metrics) => record(writer, metrics),
-    close: (status) => writer.close(status === 'failed' ? 'failure' : 'success'),
+    write: (metrics) => record(current ?? open(), metrics),
+    sync: () => 0,
+    rewind: (_, step) => {
+      current?.close();
+      open(step + 1);
+      return true;
+    },
+    close: (status) => (current ?? open()).close(status === 'failed' ? 'failure' : 'success'),
   };
 }
 

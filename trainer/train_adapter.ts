@@ -1,122 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A training run around the loop: its folder, metrics, evaluations, checkpoints, and its end, good or bad. */
 import { join } from 'node:path';
-import { adapterNorms, type PeftModel } from '../adapters/index.ts';
-import type { Example } from '../datasets/index.ts';
-import type { RunConfig } from '../src/config/schema.ts';
+import { adapterNorms } from '../adapters/index.ts';
 import { messageOf } from '../src/errors.ts';
 import { writeFileAtomic } from '../src/files.ts';
 import { formatBytes, formatCount, formatDuration } from '../src/logging/format.ts';
-import type { Progress } from '../src/logging/progress.ts';
 import { writeReport } from '../src/logging/report/page.ts';
-import { pruneCheckpoints, saveTrainingCheckpoint } from './checkpoints.ts';
-import { type Coverage, coverageMessage, createCoverage, writeCoverage } from './coverage.ts';
+import { checkAgreement } from './agreement.ts';
+import { checkpointName, removeLaterCheckpoints } from './checkpoints.ts';
+import { coverageMessage, writeCoverage } from './coverage.ts';
 import { evaluate } from './evaluate.ts';
-import { InterruptedError, watchInterrupts } from './interrupt.ts';
-import { type LoopOptions, runLoop, type TrainingProgress } from './loop.ts';
+import { InterruptedError, watchFileSizeLimit, watchInterrupts } from './interrupt.ts';
+import { BEGINNING, type LoopOptions, runLoop, type TrainingProgress } from './loop.ts';
 import { peakMemoryBytes } from './metrics.ts';
-import { createAdamw, type Optimizer } from './optimizer.ts';
-import { planTraining, type TrainingPlan } from './plan.ts';
-import type { RunFacts } from './provenance.ts';
-import { createRecorder, type EvalLoss, type Recorder } from './recorder.ts';
-import { clearEarlierRun, writeRunRecord } from './run_folder.ts';
-import { normsAreDue, openLogs } from './run_logs.ts';
+import type { TrainingPlan } from './plan.ts';
+import { clearEarlierRun, resumedFacts, writeRunRecord } from './run_folder.ts';
+import { normsAreDue } from './run_logs.ts';
+import { type Run, restoreRun, saveRun, startRun } from './run_state.ts';
 import { createSchedule } from './schedule.ts';
-
-/** The `trainer` section of a config, defaults filled in. */
-export type TrainerSettings = RunConfig['trainer'];
-
-export interface TrainingJob {
-  peftModel: PeftModel;
-  trainExamples: readonly Example[];
-  /** Needed when `settings.eval_strategy` is not no. */
-  evalExamples: readonly Example[] | null;
-  settings: TrainerSettings;
-  logging: RunConfig['logging'];
-  /** A new order of the examples in each epoch. */
-  shuffle: boolean;
-  padTokenId: number;
-  /** Folder of metrics.jsonl and tensorboard/; by default the run's. */
-  loggingDir?: string;
-  facts: RunFacts;
-  /** Content of config.yaml; a run that no config describes has none. */
-  configText?: string;
-}
-
-export interface TrainingIo {
-  /** Gets one line at a time for a person to read. */
-  onMessage(line: string): void;
-  /** Shows the steps; while they run, messages go above it instead. */
-  progress?: Progress;
-  /** End cleanly on SIGINT and SIGTERM. Default false. */
-  handleSignals?: boolean;
-}
-
-export interface TrainingResult {
-  outputDir: string;
-  /** The final adapter. */
-  adapterFolder: string;
-  backend: string;
-  /** Parameters that train. */
-  trainable: number;
-  /** All parameters, the adapter's with them. */
-  all: number;
-  /** Optimizer steps taken. */
-  steps: number;
-  epochs: number;
-  /** Of each step: mean over its tokens, in nats. */
-  losses: number[];
-  /** Of each step, before clipping. */
-  gradNorms: number[];
-  evalLosses: EvalLoss[];
-  /** Tokens trained on, without padding. */
-  tokens: number;
-  /** Wall time of the run, evaluations and checkpoints with it. */
-  seconds: number;
-  /** Over the training steps alone. */
-  tokensPerSecond: number;
-  peakMemoryBytes: number;
-}
-
-/** What the parts of a run share. */
-interface Run {
-  job: TrainingJob;
-  plan: TrainingPlan;
-  optimizer: Optimizer;
-  coverage: Coverage;
-  recorder: Recorder;
-  say(line: string): void;
-  isInterrupted(): boolean;
-  /** Step of the newest checkpoint; 0 for none. */
-  savedStep: number;
-}
+import type { TrainingIo, TrainingJob, TrainingResult } from './training_job.ts';
 
 /**
- * Trains the adapter into `settings.output_dir`, which `checkRunFolder` must have allowed; what an earlier run left there goes.
+ * Trains the adapter into `settings.output_dir`, from the claimed folder's checkpoint on; without one, what an earlier run left
+ * there goes.
  *
- * @throws InterruptedError after a signal, everything saved; UserError when a loss is not finite, a tensor gets no gradient, or
- *   a file cannot be written. Checkpoints that were written before stay.
+ * @throws InterruptedError after a signal, everything saved; ConfigError when the checkpoint is of a run with other settings;
+ *   UserError when a loss is not finite, a tensor gets no gradient, or a file cannot be written. Checkpoints that were written
+ *   before stay.
  */
-export async function trainAdapter(job: TrainingJob, io: TrainingIo): Promise<TrainingResult> {
-  const { settings, facts, peftModel } = job;
-  const start = performance.now();
-  clearEarlierRun(settings.output_dir);
-  writeRunRecord(settings.output_dir, facts, 'running');
-  if (job.configText !== undefined) writeFileAtomic(join(settings.output_dir, 'config.yaml'), job.configText);
-
+export async function trainAdapter(given: TrainingJob, io: TrainingIo): Promise<TrainingResult> {
   const say = (line: string) => (io.progress ? io.progress.message(line) : io.onMessage(line));
+  const job = prepareFolder(given, say);
   const watch = io.handleSignals
     ? watchInterrupts((signal) => say(`${signal}: finishing this step, then saving; once more ends at once`))
     : { isInterrupted: () => false, stop: () => {} };
-  const run = startRun(job, io.progress, say, watch.isInterrupted);
+  const sizeLimit = io.handleSignals ? watchFileSizeLimit() : { stop: () => {} };
+  const run = startRun(job, io, { say, isInterrupted: watch.isInterrupted });
   try {
-    peftModel.model.gradientCheckpointing = settings.gradient_checkpointing;
+    job.peftModel.model.gradientCheckpointing = job.settings.gradient_checkpointing;
     for (const line of describeRun(run)) say(line);
-    const end = await runLoop(loopOptions(run));
+    const end = await runLoop(loopOptions(run), await begin(run));
     const interrupted = watch.isInterrupted();
-    if (interrupted && run.savedStep !== end.step) await save(run, end);
-    await peftModel.savePretrained(adapterFolder(run));
-    const result = summarize(run, end, (performance.now() - start) / 1000);
+    if (interrupted && run.savedStep !== end.step) await saveRun(run, end);
+    job.claimed.lock.assertHeld();
+    await job.peftModel.savePretrained(adapterFolder(run));
+    const result = summarize(run, end);
     io.progress?.finish();
     recordEnd(run, result, interrupted);
     if (interrupted) throw interruption(run, result);
@@ -128,42 +56,34 @@ export async function trainAdapter(job: TrainingJob, io: TrainingIo): Promise<Tr
     throw error;
   } finally {
     watch.stop();
+    sizeLimit.stop();
     run.optimizer.dispose();
   }
 }
 
-function startRun(
-  job: TrainingJob,
-  progress: Progress | undefined,
-  say: Run['say'],
-  isInterrupted: () => boolean,
-): Run {
-  const { settings } = job;
-  const parameters = job.peftModel.model.trainableParameters();
-  const plan = planTraining({
-    examples: job.trainExamples.length,
-    batchSize: settings.per_device_train_batch_size,
-    accumulationSteps: settings.gradient_accumulation_steps,
-    epochs: settings.num_train_epochs,
-    maxSteps: settings.max_steps,
-    seed: settings.seed,
-    shuffle: job.shuffle,
-  });
-  const recorder = createRecorder({
-    logs: openLogs(job),
-    loggingSteps: settings.logging_steps,
-    totalSteps: plan.totalSteps,
-    progress,
-    say,
-  });
-  const optimizer = createAdamw(parameters, {
-    beta1: settings.adam_beta1,
-    beta2: settings.adam_beta2,
-    eps: settings.adam_epsilon,
-    weightDecay: settings.weight_decay,
-    maxGradNorm: settings.max_grad_norm,
-  });
-  return { job, plan, optimizer, coverage: createCoverage(parameters), recorder, say, isInterrupted, savedStep: 0 };
+/** Leaves in the folder what this run goes on from and nothing that comes later, its record, and its config. */
+function prepareFolder(job: TrainingJob, say: (line: string) => void): TrainingJob {
+  const folder = job.settings.output_dir;
+  const { checkpoint } = job.claimed;
+  let { facts } = job;
+  if (checkpoint) {
+    for (const line of checkAgreement(checkpoint, job)) say(line);
+    const later = removeLaterCheckpoints(folder, checkpoint.state.step);
+    if (later.length > 0) say(`removed what comes after it: ${later.join(', ')}`);
+    facts = resumedFacts(folder, facts, checkpoint.state.step);
+  } else clearEarlierRun(folder);
+  writeRunRecord(folder, facts, 'running');
+  if (job.configText !== undefined) writeFileAtomic(join(folder, 'config.yaml'), job.configText);
+  return { ...job, facts };
+}
+
+/** Where the run begins; what was due after a resumed run's last step, and not done, is done first. */
+async function begin(run: Run): Promise<TrainingProgress> {
+  const { checkpoint } = run.job.claimed;
+  if (!checkpoint) return BEGINNING;
+  const progress = restoreRun(run, checkpoint);
+  if (run.evaluatedStep !== progress.step) await afterStep(run, progress);
+  return progress;
 }
 
 function describeRun({ job, plan }: Run): string[] {
@@ -197,8 +117,9 @@ function loopOptions(run: Run): LoopOptions {
     }),
     optimizer: run.optimizer,
     coverage: run.coverage,
-    isInterrupted: run.isInterrupted,
+    shouldStop: run.isInterrupted,
     onStep: (report) => {
+      job.claimed.lock.assertHeld();
       run.recorder.step(report);
       if (normsAreDue(report.step, plan.totalSteps)) {
         run.recorder.adapterNorms(report, Object.fromEntries(adapterNorms(job.peftModel)));
@@ -207,12 +128,17 @@ function loopOptions(run: Run): LoopOptions {
       writeCoverage(coveragePath, run.coverage.rows());
       coverageWritten = true;
     },
-    afterStep: async (progress) => {
-      if (isDue(settings.eval_strategy, settings.eval_steps, plan, progress.step)) await runEvaluation(run, progress);
-      if (run.isInterrupted()) return;
-      if (isDue(settings.save_strategy, settings.save_steps, plan, progress.step)) await save(run, progress);
-    },
+    afterStep: (progress) => afterStep(run, progress),
   };
+}
+
+async function afterStep(run: Run, progress: TrainingProgress): Promise<void> {
+  const { job, plan } = run;
+  const { settings } = job;
+  if (isDue(settings.eval_strategy, settings.eval_steps, plan, progress.step)) await runEvaluation(run, progress);
+  if (run.isInterrupted()) return;
+  run.evaluatedStep = progress.step;
+  if (isDue(settings.save_strategy, settings.save_steps, plan, progress.step)) await saveRun(run, progress);
 }
 
 async function runEvaluation(run: Run, progress: TrainingProgress): Promise<void> {
@@ -223,24 +149,6 @@ async function runEvaluation(run: Run, progress: TrainingProgress): Promise<void
     isInterrupted: run.isInterrupted,
   });
   if (evaluation) run.recorder.evaluation(progress, evaluation);
-}
-
-async function save(run: Run, progress: TrainingProgress): Promise<void> {
-  const { job, plan, optimizer, recorder } = run;
-  const { output_dir: outputDir, seed, save_total_limit: limit } = job.settings;
-  await saveTrainingCheckpoint(outputDir, job.peftModel, optimizer, {
-    step: progress.step,
-    total_steps: plan.totalSteps,
-    steps_per_epoch: plan.stepsPerEpoch,
-    epoch: progress.epoch,
-    micro_step: progress.microStep,
-    tokens: progress.tokens,
-    seed,
-    train_sha256: job.facts.data.train.sha256,
-    interval_losses: recorder.intervalLosses(),
-  });
-  run.savedStep = progress.step;
-  if (limit !== null) pruneCheckpoints(outputDir, limit);
 }
 
 function recordEnd(run: Run, result: TrainingResult, interrupted: boolean): void {
@@ -259,6 +167,7 @@ function recordEnd(run: Run, result: TrainingResult, interrupted: boolean): void
 
 /** Leaves what is known in the run folder, as far as that is possible: the error that led here is the one to report. */
 function recordFailure({ job, coverage, recorder }: Run, error: unknown): void {
+  if (!job.claimed.lock.isHeld()) return;
   const folder = job.settings.output_dir;
   const attempts = [
     () => recorder.close('failed'),
@@ -280,7 +189,7 @@ function writeRunReport(folder: string): void {
   writeReport([folder], join(folder, 'report.html'));
 }
 
-function summarize(run: Run, end: TrainingProgress, seconds: number): TrainingResult {
+function summarize(run: Run, end: TrainingProgress): TrainingResult {
   const { job, recorder } = run;
   const { losses, gradNorms, evalLosses, stepSeconds } = recorder.history;
   const { trainable, all } = job.peftModel.counts();
@@ -296,7 +205,7 @@ function summarize(run: Run, end: TrainingProgress, seconds: number): TrainingRe
     gradNorms,
     evalLosses,
     tokens: end.tokens,
-    seconds,
+    seconds: run.seconds(),
     tokensPerSecond: end.tokens / stepSeconds,
     peakMemoryBytes: peakMemoryBytes(),
   };
@@ -313,7 +222,7 @@ function describeResult({
 }
 
 function interruption({ job, plan }: Run, result: TrainingResult): InterruptedError {
-  const checkpoint = join(job.settings.output_dir, `checkpoint-${result.steps}`);
+  const checkpoint = join(job.settings.output_dir, checkpointName(result.steps));
   return new InterruptedError(
     `interrupted after step ${result.steps} of ${plan.totalSteps}; saved ${checkpoint} and ${result.adapterFolder}`,
   );

@@ -37,7 +37,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   fp16: 'training is in float32, which state-space models need; remove it',
   bf16: 'training is in float32, which state-space models need; remove it',
   packing: 'records are not packed; each is a sequence of its own',
-  resumeFromCheckpoint: 'a run begins at its first step; give the adapter to go on from to PeftModel.fromPretrained',
+  resumeFromCheckpoint: 'give it to train(): trainer.train({ resumeFromCheckpoint: true })',
   loadBestModelAtEnd: 'the adapter of the last step is kept; earlier ones are in the checkpoints',
   pushToHub: 'the adapter is written to outputDir alone',
   deepspeed: 'one process trains on one device',

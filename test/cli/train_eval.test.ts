@@ -98,6 +98,36 @@ describe('train', () => {
   });
 });
 
+describe('train --resume', () => {
+  test('takes a run folder alone, or a config', async () => {
+    const folder = temporaryFolder();
+    const config = writeConfig(folder);
+    const run = join(folder, 'run');
+    const first = await runJson<TrainJson>(['train', config, '--set', 'trainer.max_steps=1']);
+    const further = ['--set', 'trainer.max_steps=3'];
+    const second = await runJson<TrainJson>(['train', '--resume', run, ...further]);
+    expect(second).toMatchObject({ code: 0, value: { steps: 3 } });
+    expect(second.value.losses[0]).toBe(first.value.losses[0]);
+    expect(second.stderr).toContain(`resuming from ${join(run, 'checkpoint-1')}: step 1 of 1 is done`);
+
+    const third = await runJson<TrainJson>(['train', config, '--resume', join(run, 'checkpoint-1'), ...further]);
+    expect(third.value.losses).toEqual(second.value.losses);
+    const fourth = await runJson<TrainJson>(['train', config, '--resume', ...further]);
+    expect(fourth.stderr).toContain('checkpoint-3: step 3 of 3 is done');
+    expect(fourth.value.losses).toEqual(second.value.losses);
+  });
+
+  test('says what is wrong with the folder', async () => {
+    const folder = temporaryFolder();
+    const nothing = await runCli(['train', '--resume', join(folder, 'nothing')]);
+    expect(nothing).toMatchObject({ code: 2, stdout: '' });
+    expect(nothing.stderr).toMatch(/cannot read .*nothing\/config\.yaml: there is no such file/);
+    const elsewhere = await runCli(['train', writeConfig(folder), '--resume', folder]);
+    expect(elsewhere.code).toBe(2);
+    expect(elsewhere.stderr).toMatch(/is neither trainer\.output_dir, which is .*run, nor a checkpoint in it/);
+  });
+});
+
 describe('eval', () => {
   test('prints loss and perplexity', async () => {
     const { code, stdout } = await runCli(['eval', writeConfig(temporaryFolder())]);

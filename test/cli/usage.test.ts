@@ -38,7 +38,8 @@ describe('wrong usage exits with 2 and names what is wrong', () => {
     [[], /found no command; expected one of those above/],
     [['generat'], /unknown command 'generat' \(Did you mean generate\?\)/],
     [['generate', '--max-new-token', '3'], /unknown option '--max-new-token' \(Did you mean --max-new-tokens\?\)/],
-    [['train'], /missing required argument 'config'/],
+    [['train'], /expected a config file, or --resume DIR with the folder of a run/],
+    [['train', '--resume'], /expected a config file, or --resume DIR with the folder of a run/],
     [['train', 'a.yaml', 'b.yaml'], /too many arguments/],
     [['merge', '--output', 'x'], /required option '--adapter <folder>' not specified/],
     [

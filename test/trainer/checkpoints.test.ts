@@ -5,22 +5,35 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, it } from 'vitest';
 import type { PeftModel } from '../../adapters/index.ts';
-import { pruneCheckpoints, saveTrainingCheckpoint, type TrainerState } from '../../trainer/checkpoints.ts';
+import { pruneCheckpoints, saveTrainingCheckpoint } from '../../trainer/checkpoints.ts';
 import { createAdamw, type Optimizer } from '../../trainer/optimizer.ts';
+import type { TrainerState } from '../../trainer/trainer_state.ts';
 import { onBackend } from '../helpers/backends.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
 import { goldenAdapter } from './tiny_run.ts';
 
 const state: TrainerState = {
+  version: 1,
   step: 7,
+  cursor: 7,
   total_steps: 10,
   steps_per_epoch: 5,
   epoch: 1.4,
   micro_step: 7,
   tokens: 100,
   seed: 0,
-  train_sha256: '',
-  interval_losses: [],
+  is_evaluated: true,
+  settings: {},
+  recorder: {
+    log_places: [0],
+    interval: { losses: [], tokens: 0, seconds: 0, last: null },
+    losses: [],
+    grad_norms: [],
+    eval_losses: [],
+    step_seconds: 0,
+  },
+  coverage: [],
+  seconds: 0,
 };
 
 onBackend('cpu', () => {

@@ -40,7 +40,7 @@ forEachBackend((backend) => {
       const gradNorms = reports.map((report) => report.gradNorm);
       expectClose(losses, train_curve, { rtol: RTOL, name: 'losses' });
       expectClose(gradNorms, grad_norms, { rtol: RTOL, name: 'gradient norms' });
-      expect(end).toEqual({ step: 30, epoch: 7.5, microStep: 30, tokens: 30 * 3 * 24 });
+      expect(end).toEqual({ step: 30, cursor: 30, epoch: 7.5, microStep: 30, tokens: 30 * 3 * 24 });
     }, 180_000);
   });
 });

@@ -189,7 +189,7 @@ onBackend(bestBackend, () => {
 
   it('ends after the step in which it is interrupted', async () => {
     let steps = 0;
-    const loop = { onStep: () => void steps++, isInterrupted: () => steps === 2, afterStep: async () => {} };
+    const loop = { onStep: () => void steps++, shouldStop: () => steps === 2, afterStep: async () => {} };
     const { end } = await tinyRun(model, { examples: goldenExamples('tied'), plan: { maxSteps: 5 }, loop });
     expect(end.step).toBe(2);
   });

@@ -112,6 +112,7 @@ describe('a run', () => {
     const folder = join(project.outputDir, 'checkpoint-4');
     expect(visible(folder)).toEqual([
       'README.md',
+      'SHA256SUMS',
       'adapter_config.json',
       'adapter_model.safetensors',
       'optimizer.safetensors',
@@ -120,20 +121,23 @@ describe('a run', () => {
     const state = JSON.parse(readFileSync(join(folder, 'trainer_state.json'), 'utf8')) as Record<string, unknown>;
     expect(state).toMatchObject({
       step: 4,
+      cursor: 4,
+      is_evaluated: true,
       total_steps: 6,
       steps_per_epoch: 3,
       epoch: 4 / 3,
       micro_step: 7,
       seed: 1,
-      interval_losses: [losses[3]],
+      recorder: { interval: { losses: [losses[3]] }, losses: losses.slice(0, 4) },
     });
     expect(state.tokens).toBeLessThan(tokens);
 
     const adapter = openSafetensors(join(folder, 'adapter_model.safetensors'));
     const optimizer = openSafetensors(join(folder, 'optimizer.safetensors'));
     expect([...optimizer.readInt32('step')]).toEqual([4]);
-    expect(optimizer.entries.size).toBe(1 + 2 * adapter.entries.size);
+    expect(optimizer.entries.size).toBe(1 + 3 * adapter.entries.size);
     for (const [name, { shape }] of adapter.entries) {
+      expect(optimizer.readFloat32(name)).toEqual(adapter.readFloat32(name));
       for (const moment of ['exp_avg', 'exp_avg_sq']) {
         expect(optimizer.entries.get(`${name}.${moment}`)?.shape).toEqual(shape);
         expect(optimizer.readFloat32(`${name}.${moment}`).some((value) => value !== 0)).toBe(true);

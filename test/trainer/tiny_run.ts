@@ -65,7 +65,7 @@ export async function tinyRun(model: MambaForCausalLM, options: TinyRunOptions):
       schedule: () => learningRate,
       optimizer,
       coverage: createCoverage(parameters),
-      isInterrupted: () => false,
+      shouldStop: () => false,
       onStep: (report) => {
         reports.push(report);
       },

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /** mambatune train: trains the adapter that a config describes. */
+import { join } from 'node:path';
 import { Command } from 'commander';
+import type { RunConfig } from '../../config/schema.ts';
+import { ConfigError } from '../../errors.ts';
 import type { CliContext } from '../context.ts';
 import { setOption } from '../options.ts';
 import { runCommand } from '../run_command.ts';
@@ -9,25 +12,40 @@ export function trainCommand(context: CliContext): Command {
   return new Command('train')
     .summary('trains an adapter as a config file says')
     .description('Trains a LoRA adapter as a config file says.')
-    .argument('<config>', 'YAML file; configs/reference.yaml has every key, explained')
+    .argument(
+      '[config]',
+      'YAML file; configs/reference.yaml has every key, explained. With --resume DIR alone: the config.yaml of that run.',
+    )
+    .option(
+      '--resume [dir]',
+      'go on from the newest whole checkpoint of the run in trainer.output_dir, or in DIR; or from the checkpoint DIR',
+    )
     .addOption(setOption())
     .addHelpText(
       'after',
       '\nExample:\n' +
         '  $ mambatune train configs/quickstart.yaml --set trainer.max_steps=50 --set trainer.output_dir=runs/short\n\n' +
+        '  $ mambatune train --resume runs/short\n\n' +
         'Ctrl-C finishes the step, saves a checkpoint and the adapter, and exits with 130; a second one ends at once.',
     )
-    .action((path: string, options: { set: string[] }) => runCommand(context, () => train(context, path, options.set)));
+    .action((path: string | undefined, options: TrainOptions) =>
+      runCommand(context, () => train(context, path, options)),
+    );
 }
 
-async function train(context: CliContext, path: string, overrides: readonly string[]): Promise<object> {
-  const { loadConfig } = await import('../../config/load.ts');
-  const { config } = loadConfig(path, overrides);
+interface TrainOptions {
+  set: string[];
+  resume?: true | string;
+}
+
+async function train(context: CliContext, path: string | undefined, options: TrainOptions): Promise<object> {
+  const config = await configOf(path, options);
   const { runTraining } = await import('../../../trainer/index.ts');
   const { createProgress } = await import('../../logging/progress.ts');
   const { formatDuration } = await import('../../logging/format.ts');
   const { onMessage, ...progress } = { onMessage: context.logger.info, progress: createProgress(context.io.stderr) };
-  const result = await runTraining(config, { onMessage, ...progress, handleSignals: true });
+  const resume = options.resume ?? false;
+  const result = await runTraining(config, { onMessage, ...progress, handleSignals: true, resume });
 
   const evalLoss = result.evalLosses.at(-1);
   const losses = `loss ${result.losses[0]?.toFixed(4)} → ${result.losses.at(-1)?.toFixed(4)}`;
@@ -36,4 +54,16 @@ async function train(context: CliContext, path: string, overrides: readonly stri
   context.print(`adapter: ${result.adapterFolder}\n`);
   context.print(`try it:  mambatune generate --adapter ${result.adapterFolder} --prompt "…"\n`);
   return result;
+}
+
+/** The config that was named; or, of a run to resume, the one in its folder. */
+async function configOf(path: string | undefined, { set, resume }: TrainOptions): Promise<RunConfig> {
+  const { loadConfig } = await import('../../config/load.ts');
+  if (path !== undefined) return loadConfig(path, set).config;
+  if (typeof resume !== 'string') {
+    throw new ConfigError('train: expected a config file, or --resume DIR with the folder of a run.');
+  }
+  const { runFolderOf } = await import('../../../trainer/index.ts');
+  const folder = runFolderOf(resume);
+  return loadConfig(join(folder, 'config.yaml'), [`trainer.output_dir=${JSON.stringify(folder)}`, ...set]).config;
 }

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A run in memory, and how its state goes to a checkpoint and comes back. */
+import { settingsOf } from './agreement.ts';
+import { type Checkpoint, optimizerFile, pruneCheckpoints, saveTrainingCheckpoint } from './checkpoints.ts';
+import { type Coverage, createCoverage } from './coverage.ts';
+import type { TrainingProgress } from './loop.ts';
+import { createAdamw, type Optimizer } from './optimizer.ts';
+import { planTraining, type TrainingPlan } from './plan.ts';
+import { createRecorder, type Recorder } from './recorder.ts';
+import { openLogs } from './run_logs.ts';
+import type { TrainerState } from './trainer_state.ts';
+import type { TrainingIo, TrainingJob } from './training_job.ts';
+
+/** What the parts of a run share. */
+export interface Run {
+  job: TrainingJob;
+  plan: TrainingPlan;
+  optimizer: Optimizer;
+  coverage: Coverage;
+  recorder: Recorder;
+  say(line: string): void;
+  isInterrupted(): boolean;
+  /** Wall time of the run, that of the processes before this one with it. */
+  seconds(): number;
+  /** Step of the newest checkpoint; 0 for none. */
+  savedStep: number;
+  /** The last step after which everything that was due has been evaluated. */
+  evaluatedStep: number;
+}
+
+/** A run before its first step, or where its checkpoint left it. The folder is ready. */
+export function startRun(
+  job: TrainingJob,
+  { progress }: Pick<TrainingIo, 'progress'>,
+  { say, isInterrupted }: Pick<Run, 'say' | 'isInterrupted'>,
+): Run {
+  const { settings } = job;
+  const { checkpoint } = job.claimed;
+  const start = performance.now();
+  const earlierSeconds = checkpoint?.state.seconds ?? 0;
+  const parameters = job.peftModel.model.trainableParameters();
+  const plan = planTraining({
+    examples: job.trainExamples.length,
+    batchSize: settings.per_device_train_batch_size,
+    accumulationSteps: settings.gradient_accumulation_steps,
+    epochs: settings.num_train_epochs,
+    maxSteps: settings.max_steps,
+    seed: settings.seed,
+    shuffle: job.shuffle,
+  });
+  const recorder = createRecorder({
+    logs: openLogs(job),
+    loggingSteps: settings.logging_steps,
+    totalSteps: plan.totalSteps,
+    progress,
+    say,
+  });
+  const optimizer = createAdamw(parameters, {
+    beta1: settings.adam_beta1,
+    beta2: settings.adam_beta2,
+    eps: settings.adam_epsilon,
+    weightDecay: settings.weight_decay,
+    maxGradNorm: settings.max_grad_norm,
+  });
+  return {
+    job,
+    plan,
+    optimizer,
+    coverage: createCoverage(parameters),
+    recorder,
+    say,
+    isInterrupted,
+    seconds: () => earlierSeconds + (performance.now() - start) / 1000,
+    savedStep: 0,
+    evaluatedStep: 0,
+  };
+}
+
+/** Writes a checkpoint, and deletes those beyond save_total_limit. */
+export async function saveRun(run: Run, progress: TrainingProgress): Promise<void> {
+  const { output_dir: outputDir, save_total_limit: limit } = run.job.settings;
+  run.job.claimed.lock.assertHeld();
+  await saveTrainingCheckpoint(outputDir, run.job.peftModel, run.optimizer, stateOf(run, progress));
+  run.savedStep = progress.step;
+  if (limit !== null) pruneCheckpoints(outputDir, limit);
+}
+
+/**
+ * Puts a run where a checkpoint left it: weights, moments, coverage, metrics.
+ * @throws UserError when the checkpoint's tensors are not those of the run
+ */
+export function restoreRun(run: Run, checkpoint: Checkpoint): TrainingProgress {
+  const { step, cursor, epoch, micro_step, tokens, is_evaluated, recorder, coverage } = checkpoint.state;
+  run.optimizer.restore(optimizerFile(checkpoint));
+  run.coverage.restore(coverage);
+  run.recorder.restore(recorder, step);
+  run.savedStep = step;
+  run.evaluatedStep = is_evaluated ? step : 0;
+  return { step, cursor, epoch, microStep: micro_step, tokens };
+}
+
+function stateOf(run: Run, { step, cursor, epoch, microStep, tokens }: TrainingProgress): TrainerState {
+  const { job, plan } = run;
+  return {
+    version: 1,
+    step,
+    cursor,
+    epoch,
+    micro_step: microStep,
+    tokens,
+    total_steps: plan.totalSteps,
+    steps_per_epoch: plan.stepsPerEpoch,
+    is_evaluated: run.evaluatedStep === step,
+    seed: job.settings.seed,
+    settings: settingsOf(job),
+    recorder: run.recorder.state(),
+    coverage: run.coverage.state(),
+    seconds: run.seconds(),
+  };
+}
