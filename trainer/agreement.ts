@@ -24,6 +24,12 @@ const MAY_CHANGE = new Set([
     'save_strategy',
     'save_steps',
     'save_total_limit',
+    'load_best_model_at_end',
+    'early_stopping_patience',
+    'early_stopping_threshold',
+    'on_divergence',
+    'loss_watchdog_threshold',
+    'loss_watchdog_patience',
   ].map((key) => `trainer.${key}`),
 ]);
 /** Where the run lies, and what chooses the backend, which is compared itself. */

@@ -102,9 +102,9 @@ export function findCheckpoint(
 
 /**
  * Deletes the oldest checkpoints of a run, by step, until `limit` are left.
- * @param kept step of one that stays
+ * @param kept step of one that stays; null for none
  */
-export function pruneCheckpoints(runFolder: string, limit: number, kept?: number): void {
+export function pruneCheckpoints(runFolder: string, limit: number, kept: number | null): void {
   const steps = checkpointSteps(runFolder);
   const old = steps.slice(0, Math.max(0, steps.length - limit)).filter((step) => step !== kept);
   for (const step of old) removeFolderAtomic(join(runFolder, checkpointName(step)));

@@ -2,12 +2,10 @@
 /** The training loop: rate, micro-steps, clipped update, log, evaluate, save. */
 import { type Batch, collate, type Example } from '../datasets/index.ts';
 import { canRecord } from '../src/backends/graphs.ts';
-import { UserError } from '../src/errors.ts';
 import type { Coverage } from './coverage.ts';
 import type { TrainableModel } from './model.ts';
 import type { Optimizer } from './optimizer.ts';
 import type { TrainingPlan } from './plan.ts';
-import type { Schedule } from './schedule.ts';
 import { createStepper, type Stepper } from './step.ts';
 
 /** Where a run stands. */
@@ -35,6 +33,8 @@ export interface StepReport extends TrainingProgress {
   stepTokens: number;
   /** Wall time of the step. */
   seconds: number;
+  /** Where a number stopped being finite, when one did; no parameter has changed then. */
+  failure?: string;
 }
 
 export interface LoopOptions {
@@ -45,15 +45,16 @@ export interface LoopOptions {
   padTokenId: number;
   /** Of the dropout masks. */
   seed: number;
-  schedule: Schedule;
+  /** The learning rate of an optimizer step, counted from 0. */
+  schedule(step: number): number;
   optimizer: Optimizer;
   coverage: Coverage;
   /** Record steps as CUDA graphs where the backend can. */
   cudaGraphs: boolean;
   /** Asked before and after each step; true ends the run there. */
   shouldStop(): boolean;
-  /** After each step: logs. */
-  onStep(report: StepReport): void;
+  /** After each step: logs. Returns where to go on when it is not after this step. */
+  onStep(report: StepReport): Promise<TrainingProgress | undefined>;
   /** After each step: evaluates and saves, when it is time. */
   afterStep(progress: TrainingProgress): Promise<void>;
 }
@@ -66,7 +67,7 @@ export const BEGINNING: TrainingProgress = { step: 0, cursor: 0, epoch: 0, micro
  *
  * @param start where a resumed run stands
  * @returns where the run stands then
- * @throws UserError when a loss or gradient norm is not finite (names the first layer), or a trainable tensor gets no gradient
+ * @throws UserError when a trainable tensor gets no gradient
  */
 export async function runLoop(options: LoopOptions, start = BEGINNING): Promise<TrainingProgress> {
   const { model, plan } = options;
@@ -75,11 +76,11 @@ export async function runLoop(options: LoopOptions, start = BEGINNING): Promise<
   try {
     while (progress.step < plan.totalSteps && !options.shouldStop()) {
       const report = takeStep(options, stepper, progress);
-      progress = progressOf(report);
-      options.onStep(report);
+      const elsewhere = await options.onStep(report);
+      progress = elsewhere ?? progressOf(report);
       await nextTurn();
       if (options.shouldStop()) break;
-      await options.afterStep(progress);
+      if (!elsewhere) await options.afterStep(progress);
     }
   } finally {
     model.setDropout(null);
@@ -89,14 +90,13 @@ export async function runLoop(options: LoopOptions, start = BEGINNING): Promise<
 }
 
 function takeStep(options: LoopOptions, stepper: Stepper, before: TrainingProgress): StepReport {
-  const { plan, schedule } = options;
+  const { plan } = options;
   const start = performance.now();
   const step = before.step + 1;
-  const learningRate = schedule(before.step);
+  const learningRate = options.schedule(before.step);
   const { firstBatch, batches: indices } = plan.window(before.cursor);
   const batches = collateWindow(options, indices);
   const { loss, gradNorm, failure } = stepper.run({ step, firstBatch, batches, learningRate });
-  if (failure !== undefined) throw nonFiniteError(step, loss, gradNorm, learningRate, failure);
   const stepTokens = batches.reduce((sum, batch) => sum + countTokens(batch), 0);
   return {
     step,
@@ -109,6 +109,7 @@ function takeStep(options: LoopOptions, stepper: Stepper, before: TrainingProgre
     learningRate,
     stepTokens,
     seconds: (performance.now() - start) / 1000,
+    ...(failure !== undefined && { failure }),
   };
 }
 
@@ -134,10 +135,4 @@ function collateWindow({ examples, padTokenId }: LoopOptions, window: readonly U
 
 function countTokens(batch: Batch): number {
   return batch.attentionMask.reduce((sum, one) => sum + one, 0);
-}
-
-function nonFiniteError(step: number, loss: number, gradNorm: number, learningRate: number, where: string): UserError {
-  return new UserError(
-    `step ${step}: the loss is ${loss} and the gradient norm ${gradNorm}; both must be finite. ${where}\nNo checkpoint was written for this step; those of earlier steps are as they were. Try a lower learning rate (this step's was ${learningRate}).`,
-  );
 }

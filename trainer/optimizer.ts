@@ -31,6 +31,13 @@ export interface Optimizer {
   update(gradients: ReadonlyMap<string, Tensor>, learningRate: number, schedule?: Tensor): Scalar;
   /** Counts a step that a launched recording has taken. */
   advance(): void;
+  /** Uncounts the last step: its norm was not finite, and nothing has changed. */
+  retract(): void;
+  /**
+   * Sets the parameters alone to those of an optimizer.safetensors.
+   * @throws as `restore`
+   */
+  restoreParameters(path: string): void;
   /**
    * A whole optimizer.safetensors: each parameter under its name, its moments `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`,
    * and `step` (int32).
@@ -69,6 +76,9 @@ export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings:
     advance: () => {
       step += 1;
     },
+    retract: () => {
+      step -= 1;
+    },
     update: (gradients, learningRate, schedule) => {
       if (!schedule) step += 1;
       const norm = globalNorm([...gradients.values()]);
@@ -84,15 +94,10 @@ export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings:
       ...Array.from(named(), ([name, variable]) => tensorToWrite(name, variable)),
     ],
     restore: (path) => {
-      const source = openSafetensors(path);
-      try {
-        const variables = named();
-        checkTensors(source, variables);
-        for (const [name, variable] of variables) setValues(variable, source.readFloat32(name));
-        step = source.readInt32('step')[0] as number;
-      } finally {
-        source.close();
-      }
+      step = readInto(named(), path);
+    },
+    restoreParameters: (path) => {
+      readInto(parameters, path);
     },
     dispose: () => tf.dispose(moments.flatMap(({ expAvg, expAvgSq }) => [expAvg, expAvgSq])),
   };
@@ -100,6 +105,18 @@ export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings:
 
 function zerosVariable(shape: number[]): Variable {
   return tf.tidy(() => tf.variable(tf.zeros(shape), false));
+}
+
+/** @returns the file's step */
+function readInto(variables: ReadonlyMap<string, Variable>, path: string): number {
+  const source = openSafetensors(path);
+  try {
+    checkTensors(source, variables);
+    for (const [name, variable] of variables) setValues(variable, source.readFloat32(name));
+    return source.readInt32('step')[0] as number;
+  } finally {
+    source.close();
+  }
 }
 
 function checkTensors({ path, entries }: TensorSource, variables: ReadonlyMap<string, Variable>): void {

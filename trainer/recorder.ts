@@ -26,6 +26,8 @@ export interface RunHistory {
   evalLosses: EvalLoss[];
   /** Wall time of the training steps alone. */
   stepSeconds: number;
+  /** Steps that were left out, because a number was not finite. */
+  skippedSteps: number;
 }
 
 export interface Recorder {
@@ -55,7 +57,7 @@ export interface RecorderOptions {
 export function createRecorder(options: RecorderOptions): Recorder {
   const { logs, loggingSteps, totalSteps, progress, say } = options;
   const interval = createInterval();
-  const history: RunHistory = { losses: [], gradNorms: [], evalLosses: [], stepSeconds: 0 };
+  const history: RunHistory = { losses: [], gradNorms: [], evalLosses: [], stepSeconds: 0, skippedSteps: 0 };
   const startedAt = performance.now();
   const write = (metrics: Metrics) => {
     for (const log of logs) log.write(metrics);
@@ -65,7 +67,8 @@ export function createRecorder(options: RecorderOptions): Recorder {
     history.losses.push(report.loss);
     history.gradNorms.push(report.gradNorm);
     history.stepSeconds += report.seconds;
-    interval.add(report);
+    if (report.failure === undefined) interval.add(report);
+    else history.skippedSteps += 1;
     const state = {
       step: report.step,
       totalSteps,
@@ -76,7 +79,8 @@ export function createRecorder(options: RecorderOptions): Recorder {
       elapsedSeconds: (performance.now() - startedAt) / 1000,
     };
     progress?.step(state);
-    if (report.step % loggingSteps !== 0 && report.step !== totalSteps) return;
+    const isDue = report.step % loggingSteps === 0 || report.step === totalSteps;
+    if (!isDue || interval.isEmpty()) return;
     const line = interval.take();
     write(line);
     progress?.log({ ...state, loss: line.loss, tokensPerSecond: line.tokens_per_second });
@@ -109,6 +113,7 @@ export function createRecorder(options: RecorderOptions): Recorder {
       grad_norms: history.gradNorms,
       eval_losses: history.evalLosses,
       step_seconds: history.stepSeconds,
+      skipped_steps: history.skippedSteps,
     }),
     restore: (state, step) => {
       interval.restore(state.interval);
@@ -116,6 +121,7 @@ export function createRecorder(options: RecorderOptions): Recorder {
       history.gradNorms = [...state.grad_norms];
       history.evalLosses = [...state.eval_losses];
       history.stepSeconds = state.step_seconds;
+      history.skippedSteps = state.skipped_steps;
       const areWhole = logs.map((log, i) => log.rewind(state.log_places[i] ?? 0, step));
       if (areWhole.includes(false)) say('metrics.jsonl lacks lines that it had when the checkpoint was written');
     },

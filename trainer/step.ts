@@ -19,10 +19,11 @@ export function createStepper(context: StepContext): Stepper {
   const parameters = context.model.trainableParameters();
   const recorded = context.cudaGraphs && canRecord() ? createRecordedSteps(context, parameters) : undefined;
   const run = (inputs: StepInputs): StepOutcome => {
-    const outcome = context.coverage.isComplete() ? recorded?.run(inputs) : undefined;
-    if (!outcome) return runStep(context, parameters, inputs);
+    const launched = context.coverage.isComplete() ? recorded?.run(inputs) : undefined;
+    const outcome = launched ?? runStep(context, parameters, inputs);
     if (Number.isFinite(outcome.loss) && Number.isFinite(outcome.gradNorm)) return outcome;
-    return { ...outcome, failure: explain(context, parameters, inputs) };
+    context.optimizer.retract();
+    return launched ? { ...launched, failure: explain(context, parameters, inputs) } : outcome;
   };
   return {
     run: (inputs) => {

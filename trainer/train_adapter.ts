@@ -2,22 +2,27 @@
 /** A training run around the loop: its folder, metrics, evaluations, checkpoints, and its end, good or bad. */
 import { join } from 'node:path';
 import { adapterNorms } from '../adapters/index.ts';
-import { messageOf } from '../src/errors.ts';
+import { messageOf, UserError } from '../src/errors.ts';
 import { writeFileAtomic } from '../src/files.ts';
 import { formatBytes, formatCount, formatDuration } from '../src/logging/format.ts';
 import { writeReport } from '../src/logging/report/page.ts';
 import { checkAgreement } from './agreement.ts';
-import { checkpointName, removeLaterCheckpoints } from './checkpoints.ts';
+import {
+  type Checkpoint,
+  checkpointName,
+  optimizerFile,
+  readCheckpoint,
+  removeLaterCheckpoints,
+} from './checkpoints.ts';
 import { coverageMessage, writeCoverage } from './coverage.ts';
 import { evaluate } from './evaluate.ts';
 import { InterruptedError, watchFileSizeLimit, watchInterrupts } from './interrupt.ts';
-import { BEGINNING, type LoopOptions, runLoop, type TrainingProgress } from './loop.ts';
+import { BEGINNING, type LoopOptions, runLoop, type StepReport, type TrainingProgress } from './loop.ts';
 import { peakMemoryBytes } from './metrics.ts';
 import type { TrainingPlan } from './plan.ts';
 import { clearEarlierRun, resumedFacts, writeRunRecord } from './run_folder.ts';
 import { normsAreDue } from './run_logs.ts';
 import { type Run, restoreRun, saveRun, startRun } from './run_state.ts';
-import { createSchedule } from './schedule.ts';
 import type { TrainingIo, TrainingJob, TrainingResult } from './training_job.ts';
 
 /**
@@ -42,6 +47,7 @@ export async function trainAdapter(given: TrainingJob, io: TrainingIo): Promise<
     const end = await runLoop(loopOptions(run), await begin(run));
     const interrupted = watch.isInterrupted();
     if (interrupted && run.savedStep !== end.step) await saveRun(run, end);
+    if (!interrupted && job.settings.load_best_model_at_end) loadBest(run);
     job.claimed.lock.assertHeld();
     await job.peftModel.savePretrained(adapterFolder(run));
     const result = summarize(run, end);
@@ -80,7 +86,10 @@ function prepareFolder(job: TrainingJob, say: (line: string) => void): TrainingJ
 /** Where the run begins; what was due after a resumed run's last step, and not done, is done first. */
 async function begin(run: Run): Promise<TrainingProgress> {
   const { checkpoint } = run.job.claimed;
-  if (!checkpoint) return BEGINNING;
+  return checkpoint ? takeUp(run, checkpoint) : BEGINNING;
+}
+
+async function takeUp(run: Run, checkpoint: Checkpoint): Promise<TrainingProgress> {
   const progress = restoreRun(run, checkpoint);
   if (run.evaluatedStep !== progress.step) await afterStep(run, progress);
   return progress;
@@ -108,28 +117,53 @@ function loopOptions(run: Run): LoopOptions {
     padTokenId: job.padTokenId,
     seed: settings.seed,
     cudaGraphs: settings.cuda_graphs,
-    schedule: createSchedule({
-      type: settings.lr_scheduler_type,
-      learningRate: settings.learning_rate,
-      totalSteps: plan.totalSteps,
-      warmupSteps: settings.warmup_steps,
-      warmupRatio: settings.warmup_ratio,
-    }),
+    schedule: run.schedule.learningRate,
     optimizer: run.optimizer,
     coverage: run.coverage,
-    shouldStop: run.isInterrupted,
-    onStep: (report) => {
+    shouldStop: () => run.isInterrupted() || run.best.isPatienceOver(),
+    onStep: async (report) => {
       job.claimed.lock.assertHeld();
+      const verdict = run.watchdog.judge(report, run.savedStep);
+      if (verdict === 'rollback') return rollBack(run, report);
+      if (verdict === 'skip') run.say(`step ${report.step} is left out, its gradient is not finite: ${report.failure}`);
       run.recorder.step(report);
       if (normsAreDue(report.step, plan.totalSteps)) {
         run.recorder.adapterNorms(report, Object.fromEntries(adapterNorms(job.peftModel)));
       }
-      if (coverageWritten || !run.coverage.isComplete()) return;
+      if (coverageWritten || !run.coverage.isComplete()) return undefined;
       writeCoverage(coveragePath, run.coverage.rows());
       coverageWritten = true;
+      return undefined;
     },
     afterStep: (progress) => afterStep(run, progress),
   };
+}
+
+/** Back to the last checkpoint, and past the data that led away from it (as Chowdhery et al. 2022, PaLM, section 5.1). */
+async function rollBack(run: Run, { step, cursor, loss, gradNorm }: StepReport): Promise<TrainingProgress> {
+  const checkpoint = checkpointOf(run, run.savedStep);
+  run.say(
+    `step ${step}: loss ${loss}, gradient norm ${gradNorm}; rolling back to ${checkpoint.folder}, and on with the data after this step's`,
+  );
+  return { ...(await takeUp(run, checkpoint)), cursor };
+}
+
+function loadBest(run: Run): void {
+  const { best_global_step: step, best_metric: metric } = run.best.state();
+  if (step === null) {
+    run.say('no evaluation gave a number, so there is no best model; the last one is kept');
+    return;
+  }
+  const checkpoint = checkpointOf(run, step);
+  run.optimizer.restoreParameters(optimizerFile(checkpoint));
+  run.say(`the best model is that of ${checkpoint.folder}, with ${run.best.metricName} ${metric}`);
+}
+
+function checkpointOf(run: Run, step: number): Checkpoint {
+  const folder = join(run.job.settings.output_dir, checkpointName(step));
+  const found = readCheckpoint(folder);
+  if ('fault' in found) throw new UserError(`${folder} is needed and no longer whole: ${found.fault}.`);
+  return found;
 }
 
 async function afterStep(run: Run, progress: TrainingProgress): Promise<void> {
@@ -148,7 +182,17 @@ async function runEvaluation(run: Run, progress: TrainingProgress): Promise<void
     padTokenId,
     isInterrupted: run.isInterrupted,
   });
-  if (evaluation) run.recorder.evaluation(progress, evaluation);
+  if (!evaluation) return;
+  run.recorder.evaluation(progress, evaluation);
+  const { best, schedule } = run;
+  const metric = best.metricOf(evaluation);
+  schedule.observe(metric);
+  best.observe(progress.step, metric);
+  if (!best.isPatienceOver()) return;
+  const { best_metric, best_global_step, early_stopping_patience_counter: count } = best.state();
+  run.say(
+    `early stopping after step ${progress.step}: ${count} evaluations without improvement of ${best.metricName}, whose best was ${best_metric} at step ${best_global_step}`,
+  );
 }
 
 function recordEnd(run: Run, result: TrainingResult, interrupted: boolean): void {
@@ -191,7 +235,8 @@ function writeRunReport(folder: string): void {
 
 function summarize(run: Run, end: TrainingProgress): TrainingResult {
   const { job, recorder } = run;
-  const { losses, gradNorms, evalLosses, stepSeconds } = recorder.history;
+  const { losses, gradNorms, evalLosses, stepSeconds, skippedSteps } = recorder.history;
+  const { best_global_step: bestStep, best_metric: bestMetric } = run.best.state();
   const { trainable, all } = job.peftModel.counts();
   return {
     outputDir: job.settings.output_dir,
@@ -204,6 +249,8 @@ function summarize(run: Run, end: TrainingProgress): TrainingResult {
     losses,
     gradNorms,
     evalLosses,
+    best: bestStep === null || bestMetric === null ? null : { step: bestStep, metric: bestMetric },
+    skippedSteps,
     tokens: end.tokens,
     seconds: run.seconds(),
     tokensPerSecond: end.tokens / stepSeconds,

@@ -39,6 +39,8 @@ const recorderSchema = z.strictObject({
       .strictObject({ ...progressSchema.omit({ cursor: true }).shape, grad_norm: number, learning_rate: z.number() })
       .nullable(),
   }),
+  /** Steps that were left out, because a number was not finite. */
+  skipped_steps: count,
   /** Of each step. */
   losses: z.array(number),
   grad_norms: z.array(number),
@@ -70,6 +72,23 @@ const stateSchema = z.strictObject({
   settings: z.record(z.string(), z.json()),
   recorder: recorderSchema,
   coverage: coverageSchema,
+  /** Under the names of transformers' TrainerState. */
+  best: z.strictObject({
+    best_metric: z.number().nullable(),
+    best_global_step: count.nullable(),
+    early_stopping_patience_counter: count,
+  }),
+  /** Of reduce_lr_on_plateau, under the names of torch's. */
+  lr_scheduler: z
+    .strictObject({
+      learning_rate: z.number(),
+      best: z.number().nullable(),
+      num_bad_epochs: count,
+      cooldown_counter: count,
+    })
+    .nullable(),
+  /** Steps in a row. */
+  watchdog: z.strictObject({ high_losses: count, skips: count }),
   /** Wall time of the run so far. */
   seconds: z.number(),
 });

@@ -38,7 +38,6 @@ const REFUSED: Readonly<Record<string, string>> = {
   bf16: 'training is in float32, which state-space models need; remove it',
   packing: 'records are not packed; each is a sequence of its own',
   resumeFromCheckpoint: 'give it to train(): trainer.train({ resumeFromCheckpoint: true })',
-  loadBestModelAtEnd: 'the adapter of the last step is kept; earlier ones are in the checkpoints',
   pushToHub: 'the adapter is written to outputDir alone',
   deepspeed: 'one process trains on one device',
   fsdp: 'one process trains on one device',
@@ -58,6 +57,8 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
   declare readonly cudaGraphs: boolean;
   declare readonly learningRate: number;
   declare readonly lrSchedulerType: TrainingArgumentsFields['lrSchedulerType'];
+  /** Under its snake_case keys, as in transformers. */
+  declare readonly lrSchedulerKwargs: TrainingArgumentsFields['lrSchedulerKwargs'];
   declare readonly warmupRatio: number;
   declare readonly warmupSteps: number;
   declare readonly optim: 'adamw';
@@ -72,6 +73,14 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
   declare readonly saveStrategy: TrainingArgumentsFields['saveStrategy'];
   declare readonly saveSteps: number | null;
   declare readonly saveTotalLimit: number | null;
+  declare readonly loadBestModelAtEnd: boolean;
+  declare readonly metricForBestModel: TrainingArgumentsFields['metricForBestModel'];
+  declare readonly greaterIsBetter: boolean | null;
+  declare readonly earlyStoppingPatience: number | null;
+  declare readonly earlyStoppingThreshold: number;
+  declare readonly onDivergence: TrainingArgumentsFields['onDivergence'];
+  declare readonly lossWatchdogThreshold: number | null;
+  declare readonly lossWatchdogPatience: number | null;
   declare readonly maxLength: number;
   declare readonly completionOnlyLoss: boolean | null;
   declare readonly appendEos: boolean;

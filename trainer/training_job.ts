@@ -57,6 +57,10 @@ export interface TrainingResult {
   /** Of each step, before clipping. */
   gradNorms: number[];
   evalLosses: EvalLoss[];
+  /** Step and value of the best evaluation, by metric_for_best_model; null without one. */
+  best: { step: number; metric: number } | null;
+  /** Steps that on_divergence: skip left out. */
+  skippedSteps: number;
   /** Tokens trained on, without padding. */
   tokens: number;
   /** Wall time of the run, evaluations and checkpoints with it. */

@@ -4,9 +4,10 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { looksLikeRepo } from '../hub.ts';
 import { isJsonObject } from '../json.ts';
-import { type ConfigProblem, notFound, problem } from './config_problem.ts';
+import { type ConfigProblem, get, notFound, problem } from './config_problem.ts';
 import { evalProblems } from './eval_checks.ts';
 import { problemsOfSource } from './source_checks.ts';
+import { trainerProblems } from './trainer_checks.ts';
 
 /**
  * The faults that no key shows by itself: keys that contradict or need each other, files that do not exist, settings that
@@ -22,9 +23,7 @@ export function crossFieldProblems(config: unknown, purpose: 'train' | 'eval'): 
     problems.push(
       ...adapterProblems(config),
       ...problemsOfSource(get(config, 'data', 'train'), 'data.train'),
-      ...warmupProblems(config),
-      ...strategyProblems(config, 'eval'),
-      ...strategyProblems(config, 'save'),
+      ...trainerProblems(config),
     );
   }
   return problems;
@@ -66,51 +65,4 @@ function adapterProblems(config: unknown): ConfigProblem[] {
     );
   }
   return problems;
-}
-
-function warmupProblems(config: unknown): ConfigProblem[] {
-  const [longest, other] = ['warmup_steps', 'warmup_ratio'].filter((key) => isPositive(get(config, 'trainer', key)));
-  if (longest === undefined) return [];
-  if (other !== undefined) return [problem(`trainer.${longest}`, `${other} is set too; set one of them to 0`)];
-  return get(config, 'trainer', 'lr_scheduler_type') === 'constant'
-    ? [
-        problem(
-          `trainer.${longest}`,
-          'the constant schedule has no warm-up; use lr_scheduler_type: constant_with_warmup',
-        ),
-      ]
-    : [];
-}
-
-function strategyProblems(config: unknown, action: 'eval' | 'save'): ConfigProblem[] {
-  const defaults = { eval: 'no', save: 'epoch' } as const;
-  const strategy = get(config, 'trainer', `${action}_strategy`) ?? defaults[action];
-  const steps = get(config, 'trainer', `${action}_steps`) ?? null;
-  const problems: ConfigProblem[] = [];
-  if (strategy === 'steps' && steps === null) {
-    problems.push(
-      problem(`trainer.${action}_strategy`, `steps needs trainer.${action}_steps, the number of steps between`),
-    );
-  }
-  if (strategy !== 'steps' && steps !== null) {
-    problems.push(
-      problem(`trainer.${action}_steps`, `only ${action}_strategy: steps uses this, and it is ${strategy}`),
-    );
-  }
-  if (action === 'eval' && strategy !== 'no' && (get(config, 'data', 'eval') ?? null) === null) {
-    problems.push(problem('trainer.eval_strategy', `${strategy} needs data.eval, the records to evaluate on`));
-  }
-  if (action === 'save' && strategy === 'no' && (get(config, 'trainer', 'save_total_limit') ?? null) !== null) {
-    problems.push(problem('trainer.save_total_limit', 'save_strategy: no saves no checkpoint; remove one of the two'));
-  }
-  return problems;
-}
-
-function get(config: unknown, section: string, key: string): unknown {
-  const part = isJsonObject(config) ? config[section] : undefined;
-  return isJsonObject(part) ? part[key] : undefined;
-}
-
-function isPositive(value: unknown): boolean {
-  return typeof value === 'number' && value > 0;
 }

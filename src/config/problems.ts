@@ -3,6 +3,7 @@
 import type { z } from 'zod';
 import { nearestName } from '../errors.ts';
 import type { ConfigProblem } from './config_problem.ts';
+import { REFUSED_LR_SCHEDULES } from './lr_schedules.ts';
 import { REFUSED_LORA_OPTIONS } from './refused_lora_options.ts';
 import { configJsonSchema, type JsonSchema } from './schema.ts';
 
@@ -51,6 +52,8 @@ function wrongValue(schema: JsonSchema, path: readonly PropertyKey[], config: un
     const meaning = expected?.description === undefined ? '' : ` (${expected.description.replace(/\.$/, '')})`;
     return `missing; expected ${expectation(expected)}${meaning}`;
   }
+  const refused = path.at(-1) === 'lr_scheduler_type' ? REFUSED_LR_SCHEDULES[String(found)] : undefined;
+  if (refused !== undefined) return refused;
   const choices = expected?.enum?.filter((choice) => typeof choice === 'string') ?? [];
   const near = typeof found === 'string' ? nearestName(found, choices) : undefined;
   const hint = near === undefined ? '' : `; did you mean ${near}?`;

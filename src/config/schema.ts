@@ -7,10 +7,10 @@ import { z } from 'zod';
 import { adapterSchema } from './adapter_schema.ts';
 import { dataSourceSchema } from './data_source_schema.ts';
 import { evalSectionSchema } from './eval_schema.ts';
+import { trainerSchema as trainer } from './trainer_schema.ts';
 
 const name = z.string().min(1);
 const count = z.int().min(1);
-const fraction = z.number().min(0).max(1);
 
 const model = z
   .strictObject({
@@ -50,81 +50,6 @@ const data = z
     shuffle: z.boolean().default(true).describe('New order of the training records in each epoch, from trainer.seed.'),
   })
   .describe('What to train and evaluate on.');
-
-const trainer = z
-  .strictObject({
-    output_dir: name.describe('Run folder (relative to the current directory): metrics, checkpoints, the adapter.'),
-    backend: z
-      .enum(['auto', 'cuda', 'native', 'tensorflow', 'wasm', 'cpu'])
-      .default('auto')
-      .describe('What computes. auto: the fastest that works here.'),
-    seed: z.int().min(0).default(42).describe('Seed of the order of records, of fresh weights and of dropout.'),
-    num_train_epochs: z
-      .number()
-      .gt(0)
-      .default(3)
-      .describe('Passes over the training records; may be a fraction. max_steps, when set, wins.'),
-    max_steps: z
-      .union([z.literal(-1), count])
-      .default(-1)
-      .describe('Optimizer steps to train for; -1 means num_train_epochs decides.'),
-    per_device_train_batch_size: count.default(8).describe('Records of one forward and backward pass in training.'),
-    per_device_eval_batch_size: count.default(8).describe('Records of one forward pass in evaluation.'),
-    gradient_accumulation_steps: count
-      .default(1)
-      .describe('Passes whose gradients make one optimizer step, weighted by their numbers of tokens.'),
-    gradient_checkpointing: z
-      .boolean()
-      .default(false)
-      .describe('Keep one activation per layer and recompute the others in the backward pass: less memory, more time.'),
-    cuda_graphs: z
-      .boolean()
-      .default(true)
-      .describe(
-        'On the cuda backend, record each shape of a step as a CUDA graph and launch that; false runs every step as it comes.',
-      ),
-    learning_rate: z.number().gt(0).default(5e-5).describe('Peak learning rate.'),
-    lr_scheduler_type: z
-      .enum(['linear', 'cosine', 'constant', 'constant_with_warmup'])
-      .default('linear')
-      .describe('Course of the learning rate after the warm-up: linear or cosine down to 0, or constant.'),
-    warmup_ratio: fraction.default(0).describe('Share of all steps in which the learning rate rises from 0.'),
-    warmup_steps: z
-      .int()
-      .min(0)
-      .default(0)
-      .describe('Steps in which the learning rate rises from 0; instead of warmup_ratio.'),
-    optim: z
-      .enum(['adamw', 'adamw_torch'])
-      .default('adamw')
-      .transform(() => 'adamw' as const)
-      .describe('Optimizer. adamw_torch is the same under the name TrainingArguments gives it.'),
-    weight_decay: z.number().min(0).default(0).describe('Decoupled weight decay of AdamW.'),
-    adam_beta1: z.number().min(0).lt(1).default(0.9).describe('Decay of the first moment.'),
-    adam_beta2: z.number().min(0).lt(1).default(0.999).describe('Decay of the second moment.'),
-    adam_epsilon: z.number().gt(0).default(1e-8).describe('Added to the root of the second moment.'),
-    max_grad_norm: z
-      .number()
-      .min(0)
-      .default(1)
-      .describe('Largest global norm of the gradients, clipped beyond; 0 means never.'),
-    logging_steps: count.default(10).describe('Steps from one line of metrics to the next.'),
-    eval_strategy: z
-      .enum(['no', 'steps', 'epoch'])
-      .default('no')
-      .describe('When to evaluate on data.eval in training.'),
-    eval_steps: count
-      .nullable()
-      .default(null)
-      .describe('Steps from one evaluation to the next; for eval_strategy: steps.'),
-    save_strategy: z.enum(['no', 'steps', 'epoch']).default('epoch').describe('When to save a checkpoint in training.'),
-    save_steps: count
-      .nullable()
-      .default(null)
-      .describe('Steps from one checkpoint to the next; for save_strategy: steps.'),
-    save_total_limit: count.nullable().default(null).describe('Checkpoints to keep, the oldest go; null keeps all.'),
-  })
-  .describe('How to train.');
 
 const logging = z
   .strictObject({

@@ -31,8 +31,12 @@ const state: TrainerState = {
     grad_norms: [],
     eval_losses: [],
     step_seconds: 0,
+    skipped_steps: 0,
   },
   coverage: [],
+  best: { best_metric: null, best_global_step: null, early_stopping_patience_counter: 0 },
+  lr_scheduler: null,
+  watchdog: { high_losses: 0, skips: 0 },
   seconds: 0,
 };
 
@@ -73,6 +77,15 @@ it('prunes by step, not by name', () => {
   for (const name of ['checkpoint-9', 'checkpoint-100', 'checkpoint-20', 'checkpoint-x', 'adapter']) {
     mkdirSync(join(folder, name));
   }
-  pruneCheckpoints(folder, 2);
+  pruneCheckpoints(folder, 2, null);
   expect(readdirSync(folder).sort()).toEqual(['adapter', 'checkpoint-100', 'checkpoint-20', 'checkpoint-x']);
+});
+
+it('keeps the best one beyond the limit', () => {
+  const folder = temporaryFolder();
+  for (const step of [1, 2, 3, 4]) mkdirSync(join(folder, `checkpoint-${step}`));
+  pruneCheckpoints(folder, 1, 2);
+  expect(readdirSync(folder).sort()).toEqual(['checkpoint-2', 'checkpoint-4']);
+  pruneCheckpoints(folder, 1, 4);
+  expect(readdirSync(folder).sort()).toEqual(['checkpoint-4']);
 });

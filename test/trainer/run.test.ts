@@ -2,13 +2,15 @@
 /** Whole runs from a config: what they leave in their folder, how they end. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it, vi } from 'vitest';
+import * as tf from '@tensorflow/tfjs-core';
+import { beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { PeftModel } from '../../adapters/index.ts';
 import { selectBackend } from '../../src/backends/select.ts';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { loadConfig } from '../../src/config/load.ts';
 import { ConfigError, UserError } from '../../src/errors.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
+import { type Checkpoint, readCheckpoint } from '../../trainer/checkpoints.ts';
 import type { CoverageRow } from '../../trainer/coverage.ts';
 import { InterruptedError, runTraining } from '../../trainer/index.ts';
 import { bestBackend } from '../helpers/backends.ts';
@@ -264,6 +266,142 @@ describe('a run that fails', () => {
       'tensorboard',
     ]);
     expect(readRecord(project.outputDir)).toMatchObject({ status: 'failed', error: 'the disk is full' });
+  });
+});
+
+describe('on_divergence', () => {
+  /** A run in which the loss of some windows of data is NaN: those that start with a given token. */
+  const poisoned = (isPoisoned: (cursor: number) => boolean) => {
+    const lossSumOn = MambaForCausalLM.prototype.lossSumOn;
+    let window = 0;
+    const spy = vi.spyOn(MambaForCausalLM.prototype, 'lossSumOn').mockImplementation(function (
+      this: MambaForCausalLM,
+      batch,
+    ) {
+      const { lossSum, count } = lossSumOn.call(this, batch);
+      return { lossSum: isPoisoned(window++) ? tf.mul(lossSum, Number.NaN) : lossSum, count };
+    });
+    onTestFinished(() => spy.mockRestore());
+  };
+  const settings = { save_strategy: 'steps', save_steps: 3, eval_strategy: 'no' };
+
+  it('skip leaves the step out, and says where it failed', async () => {
+    const project = await tinyProject();
+    poisoned((window) => window === 4);
+    const messages: string[] = [];
+    const config = project.config({ trainer: { ...settings, on_divergence: 'skip' } });
+    const before = liveMemory();
+    const result = await runTraining(config, { onMessage: (line) => messages.push(line) });
+    expect(liveMemory()).toEqual(before);
+    expect(messages).toContainEqual(expect.stringMatching(/^step 5 is left out, its gradient is not finite: .*/));
+    expect(result).toMatchObject({ steps: 10, skippedSteps: 1 });
+    expect(result.losses.map(Number.isNaN).indexOf(true)).toBe(4);
+    const optimizer = openSafetensors(join(project.outputDir, 'checkpoint-10', 'optimizer.safetensors'));
+    expect([...optimizer.readInt32('step')]).toEqual([9]);
+    optimizer.close();
+    const means = readMetrics(project.outputDir).map((line) => ('loss' in line ? line.loss : Number.NaN));
+    expect(means.every(Number.isFinite)).toBe(true);
+    expect(means[1]).toBe(((result.losses[3] ?? 0) + (result.losses[5] ?? 0)) / 2);
+  });
+
+  it('skip ends the run when there is no end to it', async () => {
+    const project = await tinyProject();
+    poisoned((window) => window > 1);
+    const run = runTraining(project.config({ trainer: { ...settings, on_divergence: 'skip', max_steps: 30 } }), quiet);
+    await expect(run).rejects.toThrow(/^step 13: the loss is NaN.*\n.*\nThe 10 steps before it were skipped too\.$/s);
+  });
+
+  it('rollback goes back to the last checkpoint and on with the data that follows', async () => {
+    const project = await tinyProject();
+    poisoned((window) => window === 4);
+    const messages: string[] = [];
+    const config = project.config({ trainer: { ...settings, on_divergence: 'rollback' } });
+    const result = await runTraining(config, { onMessage: (line) => messages.push(line) });
+    expect(messages).toContainEqual(
+      `step 5: loss NaN, gradient norm NaN; rolling back to ${join(project.outputDir, 'checkpoint-3')}, and on with the data after this step's`,
+    );
+    expect(result.steps).toBe(10);
+    expect(result.losses.every(Number.isFinite)).toBe(true);
+    expect(readMetrics(project.outputDir).map(({ step }) => step)).toEqual([3, 6, 9, 10]);
+    const { state } = readCheckpoint(join(project.outputDir, 'checkpoint-10')) as Checkpoint;
+    expect(state).toMatchObject({ step: 10, cursor: 12 });
+  });
+
+  it('rollback ends the run when it comes back to the same checkpoint too often', async () => {
+    const project = await tinyProject();
+    poisoned((window) => window > 4);
+    const config = project.config({ trainer: { ...settings, on_divergence: 'rollback' } });
+    await expect(runTraining(config, quiet)).rejects.toThrow(/has rolled back to checkpoint-3 3 times already\.$/);
+  });
+
+  it('rollback ends the run when there is no checkpoint yet', async () => {
+    const project = await tinyProject();
+    poisoned(() => true);
+    const config = project.config({ trainer: { ...settings, on_divergence: 'rollback' } });
+    await expect(runTraining(config, quiet)).rejects.toThrow(
+      /^step 1: .*There is no checkpoint yet to roll back to\.$/s,
+    );
+  });
+
+  it('loss_watchdog_threshold ends a run whose loss stays high', async () => {
+    const project = await tinyProject();
+    const trainer = { ...settings, loss_watchdog_threshold: 0.5, loss_watchdog_patience: 4 };
+    await expect(runTraining(project.config({ trainer }), quiet)).rejects.toThrow(
+      /^step 4: the loss is \d\.\d+, and has been above loss_watchdog_threshold \(0\.5\) for 4 steps in a row\./,
+    );
+  });
+});
+
+describe('the best model', () => {
+  it('ends the run by early stopping, and is loaded at the end', async () => {
+    const project = await tinyProject();
+    const messages: string[] = [];
+    const trainer = {
+      max_steps: 60,
+      learning_rate: 0.2,
+      lr_scheduler_type: 'constant',
+      eval_strategy: 'steps',
+      eval_steps: 2,
+      save_strategy: 'steps',
+      save_steps: 2,
+      save_total_limit: 1,
+      load_best_model_at_end: true,
+      early_stopping_patience: 2,
+    };
+    const result = await runTraining(project.config({ trainer }), { onMessage: (line) => messages.push(line) });
+    const evalLosses = result.evalLosses.map(({ loss }) => loss);
+    const best = Math.min(...evalLosses);
+    const bestStep = result.evalLosses.find(({ loss }) => loss === best)?.step ?? 0;
+    expect(result.best).toEqual({ step: bestStep, metric: best });
+    expect(result.steps).toBe(bestStep + 4);
+    expect(messages).toContain(
+      `early stopping after step ${result.steps}: 2 evaluations without improvement of eval_loss, whose best was ${best} at step ${bestStep}`,
+    );
+    expect(visible(project.outputDir).filter((name) => name.startsWith('checkpoint'))).toEqual(
+      [`checkpoint-${bestStep}`, `checkpoint-${result.steps}`].sort(),
+    );
+    const bytes = (folder: string) => readFileSync(join(project.outputDir, folder, 'adapter_model.safetensors'));
+    expect(bytes('adapter').equals(bytes(`checkpoint-${bestStep}`))).toBe(true);
+    expect(bytes('adapter').equals(bytes(`checkpoint-${result.steps}`))).toBe(false);
+
+    const again = await runTraining(project.config({ trainer }), { ...quiet, resume: true });
+    expect(again).toMatchObject({ steps: result.steps, best: result.best });
+    expect(bytes('adapter').equals(bytes(`checkpoint-${bestStep}`))).toBe(true);
+  });
+
+  it('follows reduce_lr_on_plateau', async () => {
+    const project = await tinyProject();
+    const trainer = {
+      learning_rate: 1e-9,
+      lr_scheduler_type: 'reduce_lr_on_plateau',
+      lr_scheduler_kwargs: { patience: 1, factor: 0.5, eps: 0 },
+      eval_strategy: 'steps',
+      eval_steps: 1,
+      logging_steps: 1,
+    };
+    await runTraining(project.config({ trainer }), quiet);
+    const rates = readMetrics(project.outputDir).flatMap((line) => ('loss' in line ? [line.learning_rate / 1e-9] : []));
+    expect(rates).toEqual([1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625]);
   });
 });
 

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Schedules against values of transformers' get_scheduler worked out by hand. */
+/** Schedules against transformers' get_scheduler: its own numbers, and some worked out by hand. */
 import { describe, expect, it } from 'vitest';
+import { LR_SCHEDULER_TYPES } from '../../src/config/lr_schedules.ts';
 import { createSchedule, type ScheduleOptions } from '../../trainer/schedule.ts';
+import { expectSchedules } from './schedule_golden.ts';
 
 const base = { learningRate: 2, totalSteps: 10 } as const;
 
 function rates(options: Omit<ScheduleOptions, 'learningRate' | 'totalSteps'>, steps: number[]): number[] {
   const schedule = createSchedule({ ...base, ...options });
-  return steps.map(schedule);
+  return steps.map(schedule.learningRate);
 }
 
 describe('createSchedule', () => {
@@ -44,5 +46,25 @@ describe('createSchedule', () => {
   it('constant stays, with and without warm-up', () => {
     expect(rates({ type: 'constant', warmupSteps: 5 }, [0, 3, 9])).toEqual([2, 2, 2]);
     expect(rates({ type: 'constant_with_warmup', warmupSteps: 4 }, [0, 2, 4, 9])).toEqual([0, 1, 2, 2]);
+  });
+
+  it('gives the learning rates of transformers for every type', () => {
+    expect(expectSchedules('test/golden/schedules/schedules.json')).toEqual(new Set(LR_SCHEDULER_TYPES));
+  });
+
+  it('keeps the state of reduce_lr_on_plateau', () => {
+    const make = () => createSchedule({ ...base, type: 'reduce_lr_on_plateau', kwargs: { patience: 1, factor: 0.5 } });
+    const metrics = [3, 3.1, 3.2, 2.5, 2.6, 2.7, 2.8];
+    const whole = make();
+    for (const metric of metrics) whole.observe(metric);
+    for (let cut = 0; cut < metrics.length; cut++) {
+      const first = make();
+      for (const metric of metrics.slice(0, cut)) first.observe(metric);
+      const second = make();
+      second.restore(JSON.parse(JSON.stringify(first.state())));
+      for (const metric of metrics.slice(cut)) second.observe(metric);
+      expect(second.state()).toEqual(whole.state());
+    }
+    expect(whole.learningRate(0)).toBe(0.5);
   });
 });

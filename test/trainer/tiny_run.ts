@@ -66,8 +66,10 @@ export async function tinyRun(model: MambaForCausalLM, options: TinyRunOptions):
       optimizer,
       coverage: createCoverage(parameters),
       shouldStop: () => false,
-      onStep: (report) => {
+      onStep: async (report) => {
+        if (report.failure !== undefined) throw new Error(report.failure);
         reports.push(report);
+        return undefined;
       },
       afterStep: async () => {},
       ...loop,
