@@ -235,6 +235,8 @@ napi_value linear_cross_entropy(napi_env env, napi_callback_info info) {
   p.hidden = args.input<float>({p.rows, p.d_model});
   p.W = args.weight(vocab_size, p.d_model);
   p.labels = args.input<int32_t>({p.rows});
+  p.label_smoothing = args.number();
+  p.z_loss = args.number();
   p.loss_sum = args.output<float>({1});
   p.count = args.output<float>({1});
   p.dhidden = args.output<float>({p.rows, p.d_model}, true);
@@ -296,8 +298,8 @@ napi_value adamw_step(napi_env env, napi_callback_info info) {
   for (const uint32_t*& list : lists) list = handle_list(args, p.count);
   p.learning_rate = args.float32_array(p.count);
   p.weight_decay = args.float32_array(p.count);
-  p.beta1 = args.float32();
-  p.beta2 = args.float32();
+  p.beta1 = args.number();
+  p.beta2 = args.number();
   p.eps = args.float32();
   p.step = args.size();
   p.schedule = args.input<float>({2}, true);

@@ -222,20 +222,6 @@ napi_value gather(napi_env env, napi_callback_info info) {
   return args.ok() ? args.finish(device->gather(p)) : nullptr;
 }
 
-napi_value scatter_add(napi_env env, napi_callback_info info) {
-  Arguments args(env, info);
-  const DeviceApi* device = args.device();
-  ScatterAddParams p{};
-  p.outer = args.size();
-  p.length = args.size();
-  p.inner = args.size();
-  p.count = args.size();
-  p.x = args.input<float>({p.outer, p.count, p.inner});
-  p.indices = args.input<int32_t>({p.count});
-  p.out = args.output<float>({p.outer, p.length, p.inner});
-  return args.ok() ? args.finish(device->scatter_add(p)) : nullptr;
-}
-
 napi_value cast(napi_env env, napi_callback_info info) {
   Arguments args(env, info);
   const DeviceApi* device = args.device();
@@ -259,17 +245,6 @@ napi_value fill(napi_env env, napi_callback_info info) {
   return args.ok() ? args.finish(device->fill(p)) : nullptr;
 }
 
-napi_value axpy(napi_env env, napi_callback_info info) {
-  Arguments args(env, info);
-  const DeviceApi* device = args.device();
-  AxpyParams p{};
-  p.size = args.size();
-  p.alpha = args.float32();
-  p.x = args.input<float>({p.size});
-  p.y = args.output<float>({p.size});
-  return args.ok() ? args.finish(device->axpy(p)) : nullptr;
-}
-
 napi_value softmax(napi_env env, napi_callback_info info) {
   Arguments args(env, info);
   const DeviceApi* device = args.device();
@@ -283,8 +258,8 @@ napi_value softmax(napi_env env, napi_callback_info info) {
 
 const Export kExports[] = {
     {"unary", unary},   {"binary", binary}, {"select", select},           {"reduce", reduce}, {"cumsum", cumsum},
-    {"matmul", matmul}, {"gather", gather}, {"stridedCopy", strided_copy}, {"cast", cast},     {"scatterAdd", scatter_add},
-    {"fill", fill},     {"axpy", axpy},     {"softmax", softmax},
+    {"matmul", matmul}, {"gather", gather}, {"stridedCopy", strided_copy}, {"cast", cast},
+    {"fill", fill},     {"softmax", softmax},
 };
 
 }  // namespace

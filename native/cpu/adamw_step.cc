@@ -78,7 +78,8 @@ struct Factors {
 void update(const AdamwStepParams& p, const Range& range, const Factors& f) {
   float *param = p.param[range.entry], *m = p.exp_avg[range.entry], *v = p.exp_avg_sq[range.entry];
   const float* grad = p.grad[range.entry];
-  const float beta1 = p.beta1, beta2 = p.beta2, rest1 = 1.0f - p.beta1, rest2 = 1.0f - p.beta2;
+  const float beta1 = static_cast<float>(p.beta1), rest1 = static_cast<float>(1.0 - p.beta1);
+  const float beta2 = static_cast<float>(p.beta2), rest2 = static_cast<float>(1.0 - p.beta2);
   for (int64_t i = range.begin; i < range.end; i += kWidth) {
     const int lanes = range.end - i < kWidth ? static_cast<int>(range.end - i) : kWidth;
     const Vec g = load_lanes(grad + i, lanes) * f.clip;
@@ -123,8 +124,8 @@ Error adamw_step(const AdamwStepParams& p) {
   int64_t* first_block = reinterpret_cast<int64_t*>(scratch);
   number_blocks(p.size, p.count, first_block);
   const double steps = p.schedule ? static_cast<double>(p.schedule[1]) : static_cast<double>(p.step);
-  const double correction1 = 1.0 - ::pow(static_cast<double>(p.beta1), steps);
-  const double correction2 = 1.0 - ::pow(static_cast<double>(p.beta2), steps);
+  const double correction1 = 1.0 - ::pow(p.beta1, steps);
+  const double correction2 = 1.0 - ::pow(p.beta2, steps);
   parallel_for(blocks, [&](int64_t block, int) {
     const Range range = find_block(p.size, first_block, p.count, block);
     const float rate = p.schedule ? p.schedule[0] : p.learning_rate[range.entry];

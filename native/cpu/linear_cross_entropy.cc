@@ -40,6 +40,7 @@ struct Plan {
   int64_t row_blocks, parts, k_blocks;
   RowState* states;  // [parts, count]
   float* partials;   // [parts - 1, count, d_model]: gradients of the parts after the first, or null
+  float* mean_W;     // [d_model]: the mean of W's rows, which gives the mean of a row's logits; null without label smoothing
 
   int64_t first_row(int64_t block) const { return block * count / row_blocks; }
   int64_t first_entry(int64_t part) const { return part * p.W.rows / parts; }
@@ -157,8 +158,13 @@ void run_part(const Plan& plan, int64_t block, int64_t part, float* scratch) {
   }
 }
 
+double log_sum(const RowState& state) { return static_cast<double>(state.maximum) + std::log(state.sum); }
+
+// What the gradient of z_loss logsumexp^2 multiplies the probabilities with.
+double z_factor(const LinearCrossEntropyParams& p, const RowState& state) { return 1.0 + 2.0 * p.z_loss * log_sum(state); }
+
 // Merges the parts of a row into the first: its maximum and sum over the whole vocabulary, and the gradient in dhidden
-// (row `row` of the rows with a label).
+// (row `row` of the rows with a label). With label smoothing, its label_logit is that of the smoothed target.
 void merge_row(const Plan& plan, int64_t row) {
   const int64_t d_model = plan.p.d_model;
   RowState merged = plan.states[row];
@@ -178,39 +184,53 @@ void merge_row(const Plan& plan, int64_t row) {
     float* gradient = plan.p.dhidden + row * d_model;
     for (int64_t part = 0; part < plan.parts; ++part) {
       const double shift = static_cast<double>(plan.states[part * plan.count + row].maximum) - static_cast<double>(merged.maximum);
-      const float scale = static_cast<float>(std::exp(shift) / merged.sum);
+      const float scale = static_cast<float>(std::exp(shift) / merged.sum * z_factor(plan.p, merged));
       const float* from = plan.gradient(part) + row * d_model;
       for (int64_t c = 0; c < d_model; ++c) gradient[c] = part > 0 ? gradient[c] + scale * from[c] : scale * from[c];
     }
     const float* target = plan.p.W.data + plan.labels[row] * d_model;
-    for (int64_t c = 0; c < d_model; ++c) gradient[c] -= target[c];
+    const float smoothing = static_cast<float>(plan.p.label_smoothing), rest = static_cast<float>(1.0 - plan.p.label_smoothing);
+    for (int64_t c = 0; c < d_model; ++c) gradient[c] -= rest * target[c];
+    if (plan.mean_W) {
+      for (int64_t c = 0; c < d_model; ++c) gradient[c] -= smoothing * plan.mean_W[c];
+    }
+  }
+  if (plan.mean_W) {
+    const float* hidden = plan.hidden + row * d_model;
+    double mean = 0;
+    for (int64_t c = 0; c < d_model; ++c) mean += static_cast<double>(hidden[c]) * static_cast<double>(plan.mean_W[c]);
+    const double rest = 1.0 - plan.p.label_smoothing;
+    merged.label_logit = static_cast<float>(rest * static_cast<double>(merged.label_logit) + plan.p.label_smoothing * mean);
   }
   plan.states[row] = merged;
 }
 
-// dW[entry : entry + entries] = (softmax - onehot)^T hidden, from logits computed again.
+// dW[entry : entry + entries] = (softmax - target)^T hidden, from logits computed again.
 void weight_gradient_chunk(const Plan& plan, int64_t entry, int64_t entries, float* scratch) {
   const Blocks blocks(plan, scratch);
   const int64_t d_model = plan.p.d_model;
   float* dW = plan.p.dW + entry * d_model;
+  const float share = static_cast<float>(plan.p.label_smoothing / static_cast<double>(plan.p.W.rows));
+  const float rest = static_cast<float>(1.0 - plan.p.label_smoothing);
   for (int64_t block = 0; block < plan.row_blocks; ++block) {
     const int64_t row = plan.first_row(block), rows = plan.first_row(block + 1) - row, padded = round_up(rows, kWidth);
     pack_hidden(plan, row, rows, blocks.hidden);
     compute_logits(plan, entry, entries, rows, blocks);
     for (int64_t i = 0; i < rows; i += kWidth) {
-      alignas(64) float shift[kWidth] = {};
+      alignas(64) float shift[kWidth] = {}, factor[kWidth] = {};
       for (int64_t lane = 0; lane < min(kWidth, rows - i); ++lane) {
         const RowState& state = plan.states[row + i + lane];
-        shift[lane] = static_cast<float>(static_cast<double>(state.maximum) + std::log(state.sum));
+        shift[lane] = static_cast<float>(log_sum(state));
+        factor[lane] = static_cast<float>(z_factor(plan.p, state));
       }
       for (int64_t j = 0; j < entries; ++j) {
         float* at = blocks.logits + j * padded + i;
-        store(at, exp(load(at) - load(shift)));
+        store(at, exp(load(at) - load(shift)) * load(factor) - share);
       }
     }
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t label = plan.labels[row + i] - entry;
-      if (label >= 0 && label < entries) blocks.logits[label * padded + i] -= 1.0f;
+      if (label >= 0 && label < entries) blocks.logits[label * padded + i] -= rest;
     }
     pack_a({blocks.logits, padded, false}, 0, entries, 0, rows, 0, blocks.chunk);
     pack_b({plan.hidden, d_model, false}, 0, d_model, row, rows, 0, rows, blocks.weights);
@@ -237,6 +257,20 @@ void zero_outputs(const LinearCrossEntropyParams& p) {
   if (p.dW) std::memset(p.dW, 0, static_cast<size_t>(p.W.rows * p.d_model) * sizeof(float));
 }
 
+// Summed in float64, each column in the order of the rows.
+void mean_of_rows(const Weight& W, int64_t d_model, float* mean) {
+  constexpr int64_t kTile = 64;
+  parallel_for(ceil_div(d_model, kTile), [&](int64_t tile, int) {
+    const int64_t first = tile * kTile, columns = min(kTile, d_model - first);
+    double sums[kTile] = {};
+    for (int64_t row = 0; row < W.rows; ++row) {
+      const float* from = W.data + row * d_model + first;
+      for (int64_t c = 0; c < columns; ++c) sums[c] += static_cast<double>(from[c]);
+    }
+    for (int64_t c = 0; c < columns; ++c) mean[first + c] = static_cast<float>(sums[c] / static_cast<double>(W.rows));
+  });
+}
+
 // The hidden states and labels of the rows that have one, one after another. Both fit in `memory`.
 void gather_rows(const LinearCrossEntropyParams& p, float* memory, Plan* plan) {
   float* hidden = memory;
@@ -260,11 +294,11 @@ Error linear_cross_entropy(const LinearCrossEntropyParams& p) {
     zero_outputs(p);
     return nullptr;
   }
-  Plan plan{p, count, p.hidden, p.labels, ceil_div(count, kBlockRows), 1, ceil_div(p.d_model, kMaxBlockK), nullptr, nullptr};
+  Plan plan{p, count, p.hidden, p.labels, ceil_div(count, kBlockRows), 1, ceil_div(p.d_model, kMaxBlockK), nullptr, nullptr, nullptr};
   plan.parts = min(ceil_div(kWantedTasks, plan.row_blocks), ceil_div(p.W.rows, kMinPart));
   if (p.dhidden) plan.parts = min(plan.parts, 1 + kMaxPartialFloats / (count * p.d_model));
 
-  Workspace rows, states, partials;
+  Workspace rows, states, partials, mean_W;
   if (count < p.rows) {
     if (Error error = rows.reserve(count * (p.d_model + 1))) return error;
     gather_rows(p, rows.data, &plan);
@@ -274,6 +308,11 @@ Error linear_cross_entropy(const LinearCrossEntropyParams& p) {
   if (p.dhidden && plan.parts > 1) {
     if (Error error = partials.reserve((plan.parts - 1) * count * p.d_model)) return error;
     plan.partials = partials.data;
+  }
+  if (p.label_smoothing > 0) {
+    if (Error error = mean_W.reserve(p.d_model)) return error;
+    plan.mean_W = mean_W.data;
+    mean_of_rows(p.W, p.d_model, plan.mean_W);
   }
 
   const size_t scratch_floats = static_cast<size_t>(Blocks::floats(plan));
@@ -296,7 +335,8 @@ Error linear_cross_entropy(const LinearCrossEntropyParams& p) {
   double loss = 0;
   for (int64_t i = 0; i < count; ++i) {
     const RowState& state = plan.states[i];
-    loss += static_cast<double>(state.maximum) + std::log(state.sum) - static_cast<double>(state.label_logit);
+    const double z = log_sum(state);
+    loss += z - static_cast<double>(state.label_logit) + p.z_loss * z * z;
   }
   *p.loss_sum = static_cast<float>(loss);
   *p.count = static_cast<float>(count);

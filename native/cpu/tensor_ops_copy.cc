@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that move elements: strided_copy, gather and scatter_add.
+// Kernels that move elements: strided_copy and gather.
 #include "../include/device.h"
 #include "tensor_ops_detail.h"
 
@@ -137,24 +137,6 @@ Error gather(const GatherParams& p) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i / p.count * p.length + p.indices[i % p.count];
       memcpy(out + i * bytes, x + row * bytes, static_cast<size_t>(bytes));
-    }
-  });
-  return nullptr;
-}
-
-Error scatter_add(const ScatterAddParams& p) {
-  constexpr int64_t kTile = 64;  // columns a task adds, for all rows in their order
-  const int64_t tiles = (p.inner + kTile - 1) / kTile;
-  for_each_block(p.outer * tiles, units_per_task((p.count + p.length) * smaller(p.inner, kTile)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t o = i / tiles, first = i % tiles * kTile, columns = smaller(p.inner - first, kTile);
-      const float* x = p.x + o * p.count * p.inner + first;
-      float* out = p.out + o * p.length * p.inner + first;
-      for (int64_t row = 0; row < p.length; ++row) memset(out + row * p.inner, 0, static_cast<size_t>(columns) * sizeof(float));
-      for (int64_t row = 0; row < p.count; ++row) {
-        float* to = out + p.indices[row] * p.inner;
-        for (int64_t c = 0; c < columns; ++c) to[c] += x[row * p.inner + c];
-      }
     }
   });
   return nullptr;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Element-wise kernels of one operand, and select, cast, fill and axpy. NaN and rounding behave as in tfjs's cpu backend.
+// Element-wise kernels of one operand, and select, cast and fill. NaN and rounding behave as in tfjs's cpu backend.
 #include "../include/device.h"
 #include "tensor_ops_detail.h"
 
@@ -184,13 +184,6 @@ Error fill(const FillParams& p) {
     case DType::kInt32: fill_elements<int32_t>(p); break;
     case DType::kBool: fill_elements<uint8_t>(p); break;
   }
-  return nullptr;
-}
-
-Error axpy(const AxpyParams& p) {
-  for_each_block(p.size, kElementBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) p.y[i] += p.alpha * p.x[i];
-  });
   return nullptr;
 }
 

@@ -92,7 +92,8 @@ __global__ void __launch_bounds__(kBlockThreads) global_norm_kernel(Table table,
 }
 
 struct Settings {
-  float beta1, beta2, eps;
+  double beta1, beta2;
+  float eps;
   int64_t step;
   const float* schedule;
   const float* grad_norm;
@@ -110,15 +111,16 @@ __global__ void __launch_bounds__(kBlockThreads) adamw_step_kernel(Table table, 
     const float rate = s.schedule ? s.schedule[0] : piece.entry.learning_rate;
     const double steps = s.schedule ? static_cast<double>(s.schedule[1]) : static_cast<double>(s.step);
     decay = 1.0f - rate * piece.entry.weight_decay;
-    step_size = static_cast<float>(rate / (1.0 - pow(static_cast<double>(s.beta1), steps)));
-    inverse_root = static_cast<float>(1.0 / sqrt(1.0 - pow(static_cast<double>(s.beta2), steps)));
+    step_size = static_cast<float>(rate / (1.0 - pow(s.beta1, steps)));
+    inverse_root = static_cast<float>(1.0 / sqrt(1.0 - pow(s.beta2, steps)));
   }
   __syncthreads();
-  const float rest1 = 1.0f - s.beta1, rest2 = 1.0f - s.beta2;
+  const float beta1 = static_cast<float>(s.beta1), rest1 = static_cast<float>(1.0 - s.beta1);
+  const float beta2 = static_cast<float>(s.beta2), rest2 = static_cast<float>(1.0 - s.beta2);
   const auto update = [&](float& param, float grad, float& m, float& v) {
     const float g = grad * clip;
-    m = s.beta1 * m + rest1 * g;
-    v = s.beta2 * v + rest2 * g * g;
+    m = beta1 * m + rest1 * g;
+    v = beta2 * v + rest2 * g * g;
     param = param * decay - step_size * m / (sqrtf(v) * inverse_root + s.eps);
   };
   const Entry& entry = piece.entry;

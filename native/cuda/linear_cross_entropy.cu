@@ -53,6 +53,11 @@ __device__ __forceinline__ Running merge_block(Running value) {
   return merge_warp(parts[threadIdx.x % 32]);
 }
 
+// Of exp(logit), from that of exp2(logit * log2(e)).
+__device__ __forceinline__ double log_sum_of(Running value) {
+  return static_cast<double>(value.maximum) * 0.6931471805599453 + log(static_cast<double>(value.sum));
+}
+
 __device__ __forceinline__ void store(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float4 x) {
   const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(x.x, x.y), __floats2bfloat162_rn(x.z, x.w)};
@@ -61,11 +66,24 @@ __device__ __forceinline__ void store(__nv_bfloat16* to, float4 x) {
 __device__ __forceinline__ void store(float* to, float x) { *to = x; }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 
-// One block a row. losses[row]: the row's loss; 0 without a label. Probability writes over the logits of its own row:
+// The sum over the block.
+__device__ __forceinline__ double block_sum(double value) {
+  __shared__ double parts[kRowThreads / 32];
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) value += __shfl_xor_sync(0xffffffffu, value, mask);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+  __syncthreads();
+  double sum = parts[0];
+  for (int i = 1; i < kRowThreads / 32; ++i) sum += parts[i];
+  return sum;
+}
+
+// One block a row, in a kernel of its own where there is neither label smoothing nor z loss. losses[row]: the row's loss; 0 without a label. Probability writes over the logits of its own row:
 // in bfloat16 at a place that earlier steps of the loop have read.
-template <class Probability, int Width>
+template <class Probability, int Width, bool Plain>
 __global__ void __launch_bounds__(kRowThreads)
-    cross_entropy_kernel(float* logits, int64_t vocab_size, const int32_t* labels, double* losses, bool gradient) {
+    cross_entropy_kernel(float* logits, int64_t vocab_size, const int32_t* labels, double* losses, bool gradient,
+                         double label_smoothing, double z_loss) {
   float* row = logits + blockIdx.x * vocab_size;
   Probability* probabilities = reinterpret_cast<Probability*>(row);
   const int32_t label = labels[blockIdx.x];
@@ -77,6 +95,7 @@ __global__ void __launch_bounds__(kRowThreads)
     return;
   }
   Running own = {-INFINITY, 0.0f};
+  float own_sum = 0.0f;
 #pragma unroll 4
   for (int64_t i = static_cast<int64_t>(threadIdx.x) * Width; i < vocab_size; i += kStep) {
     float x[Width];
@@ -84,6 +103,10 @@ __global__ void __launch_bounds__(kRowThreads)
       *reinterpret_cast<float4*>(x) = *reinterpret_cast<const float4*>(row + i);
     } else {
       x[0] = row[i];
+    }
+    if constexpr (!Plain) {
+#pragma unroll
+      for (int j = 0; j < Width; ++j) own_sum += x[j];
     }
     float top = x[0];
 #pragma unroll
@@ -97,13 +120,22 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int j = 0; j < Width; ++j) own.sum += exp2_fast(fmaf(x[j], kLog2E, -own.maximum));
   }
   const Running total = merge_block(own);
-  if (threadIdx.x == 0) {
-    const double log_sum = static_cast<double>(total.maximum) * 0.6931471805599453 + log(static_cast<double>(total.sum));
-    losses[blockIdx.x] = log_sum - static_cast<double>(row[label]);
+  float factor = 1.0f, rest = 1.0f, share = 0.0f;
+  if constexpr (Plain) {
+    if (threadIdx.x == 0) losses[blockIdx.x] = log_sum_of(total) - static_cast<double>(row[label]);
+  } else {
+    const double mean = block_sum(own_sum) / static_cast<double>(vocab_size), log_sum = log_sum_of(total);
+    if (threadIdx.x == 0) {
+      const double target = (1.0 - label_smoothing) * static_cast<double>(row[label]) + label_smoothing * mean;
+      losses[blockIdx.x] = log_sum - target + z_loss * log_sum * log_sum;
+    }
+    factor = static_cast<float>(1.0 + 2.0 * z_loss * log_sum);
+    rest = static_cast<float>(1.0 - label_smoothing);
+    share = static_cast<float>(label_smoothing / static_cast<double>(vocab_size));
   }
   if (!gradient) return;
   __syncthreads();  // the label's logit has been read
-  const float shift = total.maximum, scale = 1.0f / total.sum;
+  const float shift = total.maximum, scale = factor / total.sum;
   for (int64_t base = 0; base < vocab_size; base += kStep) {
     const int64_t i = base + static_cast<int64_t>(threadIdx.x) * Width;
     float x[Width];
@@ -114,7 +146,7 @@ __global__ void __launch_bounds__(kRowThreads)
         x[0] = row[i];
       }
 #pragma unroll
-      for (int j = 0; j < Width; ++j) x[j] = exp2_fast(fmaf(x[j], kLog2E, -shift)) * scale - (i + j == label ? 1.0f : 0.0f);
+      for (int j = 0; j < Width; ++j) x[j] = exp2_fast(fmaf(x[j], kLog2E, -shift)) * scale - (i + j == label ? rest : 0.0f) - share;
     }
     if constexpr (sizeof(Probability) < sizeof(float)) __syncthreads();
     if (i >= vocab_size) continue;
@@ -162,9 +194,13 @@ Error probabilities(const LinearCrossEntropyParams& p, bool half, int64_t row, i
   const bool gradient = p.dhidden || p.dW;
   const bool vector = p.W.rows % 4 == 0;
   const auto launch = [&](auto* type, auto width) {
-    const auto kernel = cross_entropy_kernel<std::remove_pointer_t<decltype(type)>, decltype(width)::value>;
+    using Probability = std::remove_pointer_t<decltype(type)>;
+    constexpr int kWidth = decltype(width)::value;
+    const bool plain = p.label_smoothing == 0.0 && p.z_loss == 0.0;
+    const auto kernel = plain ? cross_entropy_kernel<Probability, kWidth, true> : cross_entropy_kernel<Probability, kWidth, false>;
     MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kKeepAlone), kOp));
-    kernel<<<static_cast<unsigned>(rows), kRowThreads, kKeepAlone, stream()>>>(logits, p.W.rows, p.labels + row, losses + row, gradient);
+    kernel<<<static_cast<unsigned>(rows), kRowThreads, kKeepAlone, stream()>>>(logits, p.W.rows, p.labels + row, losses + row, gradient,
+                                                                              p.label_smoothing, p.z_loss);
     return describe_error(cudaGetLastError(), kOp);
   };
   using One = std::integral_constant<int, 1>;

@@ -25,10 +25,8 @@
   X(matmul, MatmulParams)                          \
   X(strided_copy, StridedCopyParams)               \
   X(gather, GatherParams)                          \
-  X(scatter_add, ScatterAddParams)                 \
   X(cast, CastParams)                              \
   X(fill, FillParams)                              \
-  X(axpy, AxpyParams)                              \
   X(softmax, SoftmaxParams)
 
 namespace mambatune {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that move elements: strided_copy, gather and scatter_add. Where runs of them lie on both sides in multiples of 16
+// Kernels that move elements: strided_copy and gather. Where runs of them lie on both sides in multiples of 16
 // bytes, they move as such.
 #include <algorithm>
 
@@ -103,19 +103,6 @@ Error gather_elements(const GatherParams& p, int64_t inner) {
   return describe_error(cudaGetLastError(), "gather");
 }
 
-// One thread for each sorted position that starts an index's rows, and each column: their sum, in row order.
-__global__ void __launch_bounds__(kThreads) scatter_add_kernel(ScatterAddParams p, const int32_t* indices, const int32_t* rows) {
-  const int64_t per_outer = p.count * p.inner;
-  for (int64_t i = first_index(); i < p.outer * per_outer; i += index_step()) {
-    const int64_t o = i / per_outer, position = i % per_outer / p.inner, col = i % p.inner;
-    if (!starts_group(indices, position)) continue;
-    const float* x = p.x + o * per_outer + col;
-    float sum = 0.0f;
-    for (int64_t at = position; at < p.count && indices[at] == indices[position]; ++at) sum += x[rows[at] * p.inner];
-    p.out[(o * p.length + indices[position]) * p.inner + col] = sum;
-  }
-}
-
 }  // namespace
 
 Error strided_copy(const StridedCopyParams& p) {
@@ -131,18 +118,6 @@ Error gather(const GatherParams& p) {
   const int64_t wide = 16 / p.element_size;
   if (p.inner % wide == 0 && aligned_to(p.x, 16) && aligned_to(p.out, 16)) return gather_elements<int4>(p, p.inner / wide);
   return p.element_size == 4 ? gather_elements<int32_t>(p, p.inner) : gather_elements<uint8_t>(p, p.inner);
-}
-
-Error scatter_add(const ScatterAddParams& p) {
-  constexpr const char* kOp = "scatter_add";
-  const size_t bytes = static_cast<size_t>(p.outer * p.length * p.inner) * sizeof(float);
-  if (bytes > 0) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.out, 0, bytes, stream()), kOp));
-  const int64_t size = p.outer * p.count * p.inner;
-  if (size == 0) return nullptr;
-  SortedRows sorted;
-  MAMBATUNE_TRY(sort_rows(p.indices, p.count, p.length, &sorted, kOp));
-  scatter_add_kernel<<<blocks_for(size), kThreads, 0, stream()>>>(p, sorted.ids, sorted.rows);
-  return describe_error(cudaGetLastError(), kOp);
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Element-wise kernels of one operand, and select, cast, fill and axpy. NaN and rounding behave as in tfjs's cpu backend. The
+// Element-wise kernels of one operand, and select, cast and fill. NaN and rounding behave as in tfjs's cpu backend. The
 // operation is chosen in the kernel: these wait for memory, not for a branch that all threads take alike.
 #include "tensor_ops_detail.cuh"
 
@@ -104,10 +104,6 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(T value, T* y, int64_t s
   for (int64_t i = first_index(); i < size; i += index_step()) y[i] = value;
 }
 
-__global__ void __launch_bounds__(kThreads) axpy_kernel(float alpha, const float* x, float* y, int64_t size) {
-  for (int64_t i = first_index(); i < size; i += index_step()) y[i] += alpha * x[i];
-}
-
 bool is_predicate(UnaryOp op) {
   return op == UnaryOp::kIsNan || op == UnaryOp::kIsFinite || op == UnaryOp::kIsInf || op == UnaryOp::kLogicalNot;
 }
@@ -161,12 +157,6 @@ Error fill(const FillParams& p) {
     fill_kernel<T><<<blocks_for(p.size), kThreads, 0, stream()>>>(convert<T>(p.value), static_cast<T*>(p.y), p.size);
   });
   return describe_error(cudaGetLastError(), "fill");
-}
-
-Error axpy(const AxpyParams& p) {
-  if (p.size == 0) return nullptr;
-  axpy_kernel<<<blocks_for(p.size), kThreads, 0, stream()>>>(p.alpha, p.x, p.y, p.size);
-  return describe_error(cudaGetLastError(), "axpy");
 }
 
 }  // namespace cuda

@@ -19,7 +19,8 @@ struct AdamwStepParams {
   const int64_t* size;           // elements of each
   const float* learning_rate;    // of each entry
   const float* weight_decay;     // of each entry
-  float beta1, beta2, eps;
+  double beta1, beta2;           // 1 - beta is taken before it is rounded to float32, as torch does
+  float eps;
   int64_t step;                  // 1 for the first
   const float* schedule;         // device: {learning rate of every entry, step}, in place of the two above; null: those count
   const float* grad_norm;        // device scalar from global_norm; null: no clipping. Not finite: nothing is updated

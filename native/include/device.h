@@ -89,10 +89,8 @@ struct DeviceApi {
   Error (*matmul)(const MatmulParams&);
   Error (*strided_copy)(const StridedCopyParams&);
   Error (*gather)(const GatherParams&);
-  Error (*scatter_add)(const ScatterAddParams&);
   Error (*cast)(const CastParams&);
   Error (*fill)(const FillParams&);
-  Error (*axpy)(const AxpyParams&);
   Error (*softmax)(const SoftmaxParams&);
 };
 

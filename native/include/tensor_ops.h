@@ -49,16 +49,11 @@ struct StridedCopyParams {
   int32_t rank, element_size; int64_t dims[kMaxRank], src_strides[kMaxRank], dst_strides[kMaxRank]; const void* src; void* dst;
 };
 
-// out[o, i, :] = x[o, indices[i], :] for x [outer, length, inner]; scatter_add is its transpose into zeroed out
-// [outer, length, inner], rows added in order. Indices have been checked by the caller.
+// out[o, i, :] = x[o, indices[i], :] for x [outer, length, inner]. Indices have been checked by the caller.
 struct GatherParams { int64_t outer, length, inner, count; int32_t element_size; const void* x; const int32_t* indices; void* out; };
-struct ScatterAddParams { int64_t outer, length, inner, count; const float* x; const int32_t* indices; float* out; };
 
 struct CastParams { DType from, to; int64_t size; const void* x; void* y; };
 struct FillParams { DType dtype; int64_t size; double value; void* y; };
-
-// y += alpha * x, float32: gradient accumulation.
-struct AxpyParams { int64_t size; float alpha; const float* x; float* y; };
 
 // Row-wise softmax of [rows, cols].
 struct SoftmaxParams { int64_t rows, cols; const float* x; float* y; };

@@ -76,10 +76,8 @@ export interface Addon {
   matmul: Call;
   stridedCopy: Call;
   gather: Call;
-  scatterAdd: Call;
   cast: Call;
   fill: Call;
-  axpy: Call;
   softmax: Call;
 }
 

@@ -7,7 +7,7 @@ import { saveCheckpoint } from '../checkpoint/save_checkpoint.ts';
 import { UserError } from '../errors.ts';
 import { generate } from '../generation/generate.ts';
 import type { GenerateOptions } from '../generation/options.ts';
-import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts';
+import { type LossOptions, linearCrossEntropy } from '../ops/linear_cross_entropy.ts';
 import { loraLinear } from '../ops/lora_linear.ts';
 import { rowCrossEntropy } from '../ops/row_cross_entropy.ts';
 import type { BackboneResult, MambaCache } from './backbone.ts';
@@ -165,11 +165,14 @@ export class MambaForCausalLM {
     return tf.tidy(() => this.lossSumOn(this.upload(batch)));
   }
 
-  /** {@link lossSum} of a batch in device memory, which stays the caller's. */
-  lossSumOn({ inputIds, shiftedLabels, mask, seqIdx }: DeviceBatch): { lossSum: Scalar; count: Scalar } {
+  /** {@link lossSum} of a batch in device memory, which stays the caller's. @param loss what training adds to the cross-entropy */
+  lossSumOn(
+    { inputIds, shiftedLabels, mask, seqIdx }: DeviceBatch,
+    loss: LossOptions = {},
+  ): { lossSum: Scalar; count: Scalar } {
     return tf.tidy(() => {
       const { hidden } = this.backbone.run({ inputIds, ...(mask && { mask }), ...(seqIdx && { seqIdx }) });
-      return this.summedLoss(hidden, shiftedLabels);
+      return this.summedLoss(hidden, shiftedLabels, loss);
     });
   }
 
@@ -284,9 +287,9 @@ export class MambaForCausalLM {
     return tf.div(lossSum, count);
   }
 
-  private summedLoss(hidden: Tensor3D, labels: Tensor1D) {
+  private summedLoss(hidden: Tensor3D, labels: Tensor1D, loss: LossOptions = {}) {
     const rows = tf.reshape(hidden, [-1, this.config.hiddenSize]) as Tensor2D;
-    return linearCrossEntropy({ hidden: rows, W: this.head, labels });
+    return linearCrossEntropy({ hidden: rows, W: this.head, labels }, loss);
   }
 }
 

@@ -2,7 +2,10 @@
 /**
  * The language-model head and its loss in one op, without the [n, vocab_size] logits on backends with the fused kernel.
  *
- *     lossSum = sum over rows with labels[i] >= 0 of (logsumexp(hidden_i W^T) - (hidden_i W^T)[labels[i]])
+ *     logits = hidden W^T      lossSum = sum over rows with labels[i] >= 0 of
+ *         logsumexp(logits[i]) - (1 - labelSmoothing) logits[i, labels[i]] - labelSmoothing mean(logits[i]) + zLoss logsumexp(logits[i])^2
+ *
+ * Label smoothing is LabelSmoother's of transformers, the z-loss that of PaLM (Chowdhery et al. 2022, section 5).
  */
 import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
@@ -20,6 +23,13 @@ export interface LinearCrossEntropyInputs {
   labels: Tensor1D;
 }
 
+export interface LossOptions {
+  /** Share of the target that is spread evenly over the vocabulary, in [0, 1). Default 0. */
+  labelSmoothing?: number;
+  /** Factor of the squared log of the normalizer. Default 0. */
+  zLoss?: number;
+}
+
 export type LinearCrossEntropyResult = {
   /** Sum of the losses over the rows with a label, in nats. */
   lossSum: Scalar;
@@ -31,8 +41,12 @@ export type LinearCrossEntropyResult = {
  * Computes the summed cross-entropy. lossSum is differentiable in hidden and W.
  * @throws when a shape or dtype is not the documented one, or a label is not below the vocabulary size (not checked on `cuda`)
  */
-export function linearCrossEntropy(inputs: LinearCrossEntropyInputs): LinearCrossEntropyResult {
+export function linearCrossEntropy(
+  inputs: LinearCrossEntropyInputs,
+  options: LossOptions = {},
+): LinearCrossEntropyResult {
   const { hidden, W, labels } = inputs;
+  const { labelSmoothing = 0, zLoss = 0 } = options;
   const op = 'linearCrossEntropy';
   if (hidden.rank !== 2) throw new Error(`${op}: hidden must have shape [n, d_model], got [${hidden.shape}]`);
   if (W.rank !== 2) throw new Error(`${op}: W must have shape [vocab_size, d_model], got [${W.shape}]`);
@@ -40,27 +54,36 @@ export function linearCrossEntropy(inputs: LinearCrossEntropyInputs): LinearCros
   checkShape(op, 'labels', labels, [hidden.shape[0]]);
   for (const [name, tensor] of Object.entries({ hidden, W })) checkDtype(op, name, tensor, 'float32');
   checkDtype(op, 'labels', labels, 'int32');
-  if (!hasKernel('LinearCrossEntropy')) return tf.tidy(() => compositeCrossEntropy(inputs));
+  if (!hasKernel('LinearCrossEntropy')) return tf.tidy(() => compositeCrossEntropy(inputs, labelSmoothing, zLoss));
   const needs = [needsGradient(hidden) && 'hidden', needsGradient(W) && 'W'].filter(Boolean);
   const [lossSum, count, ...gradients] = runKernel<Tensor[]>(
     'LinearCrossEntropy',
     { ...inputs },
-    { needs, frozen: isFrozen(W) },
+    { needs, frozen: isFrozen(W), labelSmoothing, zLoss },
   );
   for (const gradient of gradients) gradient.dispose();
   return { lossSum: lossSum as Scalar, count: count as Scalar };
 }
 
-function compositeCrossEntropy({ hidden, W, labels }: LinearCrossEntropyInputs): LinearCrossEntropyResult {
+function compositeCrossEntropy(
+  { hidden, W, labels }: LinearCrossEntropyInputs,
+  labelSmoothing: number,
+  zLoss: number,
+): LinearCrossEntropyResult {
   checkLabels(labels, W.shape[0]);
   const valid = tf.cast(tf.greaterEqual(labels, 0), 'float32');
   const logits = tf.matMul(hidden, W, false, true);
   const highest = noGradient(() => tf.max(logits, 1, true));
   const shifted = tf.sub(logits, highest);
   const logSumExp = tf.add(tf.log(tf.sum(tf.exp(shifted), 1)), tf.reshape(highest, [-1]));
-  const target = tf.sum(tf.mul(hidden, tf.gather(W, tf.maximum(labels, tf.scalar(0, 'int32')))), 1);
+  let target: Tensor = tf.sum(tf.mul(hidden, tf.gather(W, tf.maximum(labels, tf.scalar(0, 'int32')))), 1);
+  if (labelSmoothing > 0) {
+    target = tf.add(tf.mul(target, 1 - labelSmoothing), tf.mul(tf.mean(logits, 1), labelSmoothing));
+  }
+  const loss = tf.sub(logSumExp, target);
+  const penalized = zLoss > 0 ? tf.add(loss, tf.mul(tf.square(logSumExp), zLoss)) : loss;
   return {
-    lossSum: tf.sum(tf.mul(tf.sub(logSumExp, target), valid)) as Scalar,
+    lossSum: tf.sum(tf.mul(penalized, valid)) as Scalar,
     count: tf.sum(valid) as Scalar,
   };
 }

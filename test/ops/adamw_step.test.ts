@@ -12,8 +12,7 @@ import type { AdamwGroup } from '../reference/adamw_step.ts';
 import { globalNorm, adamwStep as reference } from '../reference/adamw_step.ts';
 
 const SIZES = [1, 5, 16, 33, 1000, 4097];
-/** As the kernel gets them, in float32: 1 - beta2 differs from 0.001 by 1.3e-5 of it. */
-const HYPER = { beta1: Math.fround(0.9), beta2: Math.fround(0.999), eps: Math.fround(1e-8) };
+const HYPER = { beta1: 0.9, beta2: 0.999, eps: Math.fround(1e-8) };
 const ROLES = ['parameter', 'gradient', 'expAvg', 'expAvgSq'] as const;
 
 /** Learning rates and decays that differ from group to group, in float32 as the kernel takes them. */
@@ -108,6 +107,20 @@ forEachDevice(() => {
         expectClose((results[i] as (typeof results)[number])[name], group[name], { rtol: 2e-6, name: `${name} ${i}` });
       }
     }
+  });
+
+  it('moments as torch has them: 1 - beta is rounded, not beta', () => {
+    const groups = groupsOf([1000]);
+    const gradient = groups[0]?.gradient as Float32Array;
+    const [result] = deviceSteps(groups, 1, 0);
+    // torch.optim.AdamW: exp_avg.lerp_(grad, 1 - beta1), exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2), from zeros.
+    const rest = [Math.fround(1 - 0.9), Math.fround(1 - 0.999)] as const;
+    expect(result?.expAvg).toEqual(gradient.map((g) => Math.fround(rest[0] * g)));
+    expectClose(
+      result?.expAvgSq ?? [],
+      Array.from(gradient, (g) => rest[1] * g * g),
+      { rtol: 1.5e-7 },
+    );
   });
 
   it.each([Number.NaN, Number.POSITIVE_INFINITY])('a gradient of %d changes nothing', (bad) => {

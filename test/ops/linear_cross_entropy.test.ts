@@ -4,7 +4,7 @@ import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
 import { noGradient, valueAndGradients } from '../../src/autograd/index.ts';
-import { linearCrossEntropy } from '../../src/ops/linear_cross_entropy.ts';
+import { type LossOptions, linearCrossEntropy } from '../../src/ops/linear_cross_entropy.ts';
 import { forEachBackend, hasOwnKernels } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
 import { expectNoLeak } from '../helpers/memory.ts';
@@ -28,14 +28,24 @@ function problemOf(dimensions: Dimensions, { hidden, W, labels }: Operands) {
   return { ...dimensions, hidden: hidden.values, W: W.values, labels: labels.values };
 }
 
-function loss({ hidden, W, labels }: Record<string, Tensor>): { lossSum: Scalar; count: Scalar } {
-  return linearCrossEntropy({ hidden: hidden as Tensor2D, W: W as Tensor2D, labels: labels as Tensor1D });
+function loss(
+  { hidden, W, labels }: Record<string, Tensor>,
+  options: LossOptions = {},
+): { lossSum: Scalar; count: Scalar } {
+  return linearCrossEntropy({ hidden: hidden as Tensor2D, W: W as Tensor2D, labels: labels as Tensor1D }, options);
 }
 
-function expectLoss(dimensions: Dimensions, operands: Operands, wanted: ('hidden' | 'W')[] = ['hidden', 'W']): void {
+function expectLoss(
+  dimensions: Dimensions,
+  operands: Operands,
+  wanted: ('hidden' | 'W')[] = ['hidden', 'W'],
+  options: LossOptions = {},
+): void {
   const upstream: Operand = { values: Float32Array.of(0.37), shape: [] };
-  const { outputs, gradients } = runWithGradients(operands, wanted, (tensors) => [loss(tensors).lossSum], [upstream]);
-  const problem = problemOf(dimensions, operands);
+  const { outputs, gradients } = runWithGradients(operands, wanted, (tensors) => [loss(tensors, options).lossSum], [
+    upstream,
+  ]);
+  const problem = { ...problemOf(dimensions, operands), ...options };
   const expected = reference(problem);
   // A vocabulary of one has loss 0: float32 leaves the rounding of logits that cancel.
   expectClose(outputs[0] as Float32Array, [expected.lossSum], {
@@ -74,6 +84,24 @@ forEachBackend((backend) => {
       expectLoss(dimensions, operandsFor(dimensions));
     });
   }
+
+  describe.each([{ labelSmoothing: 0.1 }, { zLoss: 0.01 }, { labelSmoothing: 0.3, zLoss: 1e-3 }])('%j', (options) => {
+    // With a vocabulary of one, what is left of the gradient is rounding.
+    for (const dimensions of shapes.slice(1)) {
+      it(`${dimensions.rows} rows, d_model ${dimensions.dModel}, vocabulary ${dimensions.vocabSize}`, () => {
+        expectLoss(dimensions, operandsFor(dimensions), ['hidden', 'W'], options);
+      });
+    }
+
+    it('without gradients, and with all labels ignored', () => {
+      const operands = operandsFor(SMALL);
+      const { lossSum } = reference({ ...problemOf(SMALL, operands), ...options });
+      const sum = () => tf.tidy(() => loss(tensorsOf(operands), options).lossSum.dataSync()) as unknown as Float32Array;
+      expectClose(sum(), [lossSum]);
+      operands.labels.values.fill(-100);
+      expect(Array.from(sum())).toEqual([0]);
+    });
+  });
 
   it('each gradient alone', () => {
     expectLoss(SMALL, operandsFor(SMALL), ['hidden']);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The head and its summed cross-entropy with gradients in float64 (native/include/linear_cross_entropy.h). */
+/** The head and its summed cross-entropy, label smoothing and z-loss, with gradients in float64 (native/include/linear_cross_entropy.h). */
 import { product } from './matrix.ts';
 
 export interface LinearCrossEntropyProblem {
@@ -9,6 +9,8 @@ export interface LinearCrossEntropyProblem {
   hidden: ArrayLike<number>;
   W: ArrayLike<number>;
   labels: ArrayLike<number>;
+  labelSmoothing?: number;
+  zLoss?: number;
 }
 
 function logitsOf(p: LinearCrossEntropyProblem): Float64Array {
@@ -22,12 +24,16 @@ function logSumExp(row: Float64Array): number {
 
 export function linearCrossEntropy(p: LinearCrossEntropyProblem): { lossSum: number; count: number } {
   const logits = logitsOf(p);
+  const { labelSmoothing = 0, zLoss = 0 } = p;
   let [lossSum, count] = [0, 0];
   for (let i = 0; i < p.rows; i++) {
     const label = p.labels[i] as number;
     if (label < 0) continue;
     const row = logits.subarray(i * p.vocabSize, (i + 1) * p.vocabSize);
-    lossSum += logSumExp(row) - (row[label] as number);
+    const normalizer = logSumExp(row);
+    const mean = row.reduce((sum, value) => sum + value, 0) / p.vocabSize;
+    lossSum +=
+      normalizer - (1 - labelSmoothing) * (row[label] as number) - labelSmoothing * mean + zLoss * normalizer ** 2;
     count += 1;
   }
   return { lossSum, count };
@@ -39,12 +45,15 @@ export function linearCrossEntropyGradients(
   dlossSum: number,
 ): { hidden: Float64Array; W: Float64Array } {
   const dlogits = logitsOf(p);
+  const { labelSmoothing = 0, zLoss = 0 } = p;
   for (let i = 0; i < p.rows; i++) {
     const label = p.labels[i] as number;
     const row = dlogits.subarray(i * p.vocabSize, (i + 1) * p.vocabSize);
     const normalizer = logSumExp(row);
     for (let j = 0; j < p.vocabSize; j++) {
-      row[j] = label < 0 ? 0 : dlossSum * (Math.exp((row[j] as number) - normalizer) - (j === label ? 1 : 0));
+      const target = (j === label ? 1 - labelSmoothing : 0) + labelSmoothing / p.vocabSize;
+      const probability = Math.exp((row[j] as number) - normalizer) * (1 + 2 * zLoss * normalizer);
+      row[j] = label < 0 ? 0 : dlossSum * (probability - target);
     }
   }
   return {

@@ -9,7 +9,7 @@ import { expectClose } from '../helpers/compare.ts';
 import { expectNoLeak } from '../helpers/memory.ts';
 
 const SHAPES = [[1], [7], [5, 3], [16, 33], [130, 257]];
-const SETTINGS = { beta1: 0.9, beta2: 0.99, eps: 1e-6 };
+const SETTINGS = { beta1: 0.9, beta2: 0.999, eps: 1e-6 };
 
 interface Group {
   shape: number[];

@@ -5,7 +5,7 @@ import { DEVICE_INDEX } from '../addon.ts';
 import type { DeviceBackend } from '../device_backend.ts';
 import { defineKernel, lastDim, required, rowCount } from './define.ts';
 
-/** inputs: hidden, W, labels; attrs: frozen, needs (a list out of hidden, W). Outputs: lossSum, count, then the needed gradients. */
+/** inputs: hidden, W, labels; attrs: frozen, labelSmoothing, zLoss, needs (a list out of hidden, W). Outputs: lossSum, count, then the needed gradients. */
 defineKernel('LinearCrossEntropy', (backend, inputs, attrs) => {
   const needs = attrs.needs as string[];
   const hidden = required(inputs, 'hidden');
@@ -24,6 +24,8 @@ defineKernel('LinearCrossEntropy', (backend, inputs, attrs) => {
     backend.handle(W),
     attrs.frozen as boolean,
     backend.handle(required(inputs, 'labels')),
+    attrs.labelSmoothing as number,
+    attrs.zLoss as number,
     ...[lossSum, count, dhidden, dW].map((info) => backend.handle(info)),
   );
   return [lossSum, count, dhidden, dW].filter((info): info is TensorInfo => info !== undefined);
