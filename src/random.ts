@@ -19,6 +19,8 @@ export const randomStreams = {
   pruning: 5,
   /** Units that a bootstrap draws. */
   bootstrap: 12,
+  /** Noise on the embeddings; the substream is the batch. */
+  neftune: 13,
 } as const;
 
 /** Where a generator stands; plain JSON. */

@@ -5,8 +5,10 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Batch } from '../datasets/index.ts';
 import { valueAndGradients } from '../src/autograd/index.ts';
 import type { DeviceBatch } from '../src/model/causal_lm.ts';
+import type { LossOptions } from '../src/ops/linear_cross_entropy.ts';
 import type { Coverage } from './coverage.ts';
 import type { TrainableModel } from './model.ts';
+import { neftuneNoise } from './neftune.ts';
 import type { Optimizer } from './optimizer.ts';
 
 export interface StepContext {
@@ -17,6 +19,10 @@ export interface StepContext {
   seed: number;
   /** Record steps where the backend can. */
   cudaGraphs: boolean;
+  /** What the loss has beside the cross-entropy. Default nothing. */
+  loss?: LossOptions;
+  /** Strength of the noise on the embeddings. Default none. */
+  neftuneNoiseAlpha?: number | null;
 }
 
 export interface StepInputs {
@@ -48,7 +54,7 @@ export function lossTokens(batches: readonly Batch[]): number {
  * @param dropouts of each batch
  */
 export function accumulateGradients(
-  model: TrainableModel,
+  { model, loss }: Pick<StepContext, 'model' | 'loss'>,
   parameters: ReadonlyMap<string, Variable>,
   batches: readonly DeviceBatch[],
   upstream: Scalar,
@@ -60,7 +66,7 @@ export function accumulateGradients(
   let lossSum: Scalar | undefined;
   for (const [i, batch] of batches.entries()) {
     model.setDropout(dropouts[i] ?? null);
-    const forward = () => model.lossSumOn(batch).lossSum;
+    const forward = () => model.lossSumOn(batch, loss).lossSum;
     const { value, gradients: parts } = valueAndGradients(forward, leaves, { upstream: [upstream] });
     lossSum = lossSum ? addTo(lossSum, value) : value;
     for (const [index, part] of parts.entries()) {
@@ -71,6 +77,12 @@ export function accumulateGradients(
   }
   if (!lossSum) throw new Error('a step needs at least one batch');
   return { lossSum, gradients };
+}
+
+/** The noise on the embeddings of batch `microStep` of the run; undefined when there is none. */
+export function noiseFor(context: StepContext, batch: Batch, microStep: number): Float32Array | undefined {
+  const { model, seed, neftuneNoiseAlpha: alpha } = context;
+  return alpha ? neftuneNoise(batch, model.config.hiddenSize, alpha, { seed, microStep }) : undefined;
 }
 
 /** sum + part, freeing both. */

@@ -7,7 +7,7 @@ export type { EvalReport, JobReport, MetricResult, Variant, VariantResult } from
 export { type EvaluationIo, runEvaluation } from './evaluation/run.ts';
 export { formatReport } from './evaluation/table.ts';
 export { InterruptedError } from './interrupt.ts';
-export type { EvalMetrics, Metrics, NormMetrics, TrainMetrics } from './metrics.ts';
+export type { EvalMetrics, Metrics, NormMetrics, SampleMetrics, TrainMetrics } from './metrics.ts';
 export type { EvalLoss } from './recorder.ts';
 export { loadExamples, type RunIo, runTraining } from './run.ts';
 export { SFTTrainer, type SFTTrainerOptions } from './sft_trainer.ts';

@@ -2,6 +2,7 @@
 /** The training loop: rate, micro-steps, clipped update, log, evaluate, save. */
 import { type Batch, collate, type Example } from '../datasets/index.ts';
 import { canRecord } from '../src/backends/graphs.ts';
+import type { LossOptions } from '../src/ops/linear_cross_entropy.ts';
 import type { Coverage } from './coverage.ts';
 import type { TrainableModel } from './model.ts';
 import type { Optimizer } from './optimizer.ts';
@@ -51,6 +52,10 @@ export interface LoopOptions {
   coverage: Coverage;
   /** Record steps as CUDA graphs where the backend can. */
   cudaGraphs: boolean;
+  /** What the loss has beside the cross-entropy. Default nothing. */
+  loss?: LossOptions;
+  /** Strength of the noise on the embeddings (NEFTune). Default none. */
+  neftuneNoiseAlpha?: number | null;
   /** Asked before and after each step; true ends the run there. */
   shouldStop(): boolean;
   /** After each step: logs. Returns where to go on when it is not after this step. */

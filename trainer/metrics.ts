@@ -5,6 +5,7 @@ import type { AdapterNorm } from '../adapters/index.ts';
 import { DeviceBackend } from '../src/backends/device_backend.ts';
 import type { StepReport } from './loop.ts';
 import type { RunStatus } from './run_folder.ts';
+import type { Sample } from './samples.ts';
 import type { RecorderState } from './trainer_state.ts';
 
 /** Training over the steps since the last such line. */
@@ -45,7 +46,14 @@ export interface NormMetrics {
   adapter_norms: Record<string, AdapterNorm>;
 }
 
-export type Metrics = TrainMetrics | EvalMetrics | NormMetrics;
+/** What the model makes of trainer.sample_prompts; step 0 is before training. */
+export interface SampleMetrics {
+  step: number;
+  epoch: number;
+  samples: Sample[];
+}
+
+export type Metrics = TrainMetrics | EvalMetrics | NormMetrics | SampleMetrics;
 
 /** Where the metrics of a run go. */
 export interface MetricsLog {

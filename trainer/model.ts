@@ -5,5 +5,13 @@ import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
 /** The part of {@link MambaForCausalLM} that training and evaluation use. */
 export type TrainableModel = Pick<
   MambaForCausalLM,
-  'lossSum' | 'lossSumOn' | 'upload' | 'hostBatch' | 'trainableParameters' | 'setDropout' | 'forward' | 'parameters'
+  | 'config'
+  | 'lossSum'
+  | 'lossSumOn'
+  | 'upload'
+  | 'hostBatch'
+  | 'trainableParameters'
+  | 'setDropout'
+  | 'forward'
+  | 'parameters'
 >;

@@ -8,7 +8,14 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Batch } from '../datasets/index.ts';
 import { overwrite, type Recording, record } from '../src/backends/graphs.ts';
 import type { DeviceBatch } from '../src/model/causal_lm.ts';
-import { accumulateGradients, lossTokens, type StepContext, type StepInputs, type StepOutcome } from './accumulate.ts';
+import {
+  accumulateGradients,
+  lossTokens,
+  noiseFor,
+  type StepContext,
+  type StepInputs,
+  type StepOutcome,
+} from './accumulate.ts';
 
 /** Recordings kept at a time; the one that was launched longest ago goes first. */
 const MOST_RECORDINGS = 32;
@@ -62,6 +69,8 @@ export function createRecordedSteps(context: StepContext, parameters: ReadonlyMa
         const { inputIds, shiftedLabels } = context.model.hostBatch(batch);
         overwrite(target.inputIds, inputIds);
         overwrite(target.shiftedLabels, shiftedLabels);
+        const noise = noiseFor(context, batch, firstBatch + i);
+        if (noise && target.embeddingNoise) overwrite(target.embeddingNoise, noise);
         overwrite(step.dropoutSteps[i] as Scalar, Int32Array.of(firstBatch + i));
       }
       step.recording.launch();
@@ -77,24 +86,26 @@ export function createRecordedSteps(context: StepContext, parameters: ReadonlyMa
 }
 
 function recordStep(
-  { model, optimizer, seed }: StepContext,
+  context: StepContext,
   parameters: ReadonlyMap<string, Variable>,
   schedule: Tensor,
   batches: readonly Batch[],
 ): RecordedStep {
+  const { model, optimizer, seed } = context;
   const { deviceBatches, upstream, dropoutSteps } = tf.tidy(() => ({
-    deviceBatches: batches.map(({ inputIds, labels, batch, seqlen }) => ({
-      ...model.upload({ inputIds, labels, batch, seqlen }),
-    })),
+    deviceBatches: batches.map((host) => {
+      const { inputIds, labels, batch, seqlen } = host;
+      const embeddingNoise = noiseFor(context, host, 0);
+      return { ...model.upload({ inputIds, labels, batch, seqlen, ...(embeddingNoise && { embeddingNoise }) }) };
+    }),
     upstream: tf.scalar(0),
     dropoutSteps: batches.map(() => tf.scalar(0, 'int32')),
   }));
   tf.keep(upstream);
-  for (const tensor of [...deviceBatches.flatMap((batch) => [batch.inputIds, batch.shiftedLabels]), ...dropoutSteps])
-    tf.keep(tensor);
+  for (const tensor of [...deviceBatches.flatMap(tensorsOf), ...dropoutSteps]) tf.keep(tensor);
   const recording = record((): [Scalar, Scalar] => {
     const dropouts = dropoutSteps.map((step) => ({ seed, step }));
-    const { lossSum, gradients } = accumulateGradients(model, parameters, deviceBatches, upstream, dropouts);
+    const { lossSum, gradients } = accumulateGradients(context, parameters, deviceBatches, upstream, dropouts);
     return [lossSum, optimizer.update(gradients, 0, schedule)];
   });
   return { batches: deviceBatches, upstream, dropoutSteps, recording };
@@ -102,5 +113,9 @@ function recordStep(
 
 function release({ batches, upstream, dropoutSteps, recording }: RecordedStep): void {
   recording.release();
-  tf.dispose([upstream, dropoutSteps, batches.flatMap((batch) => [batch.inputIds, batch.shiftedLabels])]);
+  tf.dispose([upstream, dropoutSteps, batches.flatMap(tensorsOf)]);
+}
+
+function tensorsOf({ inputIds, shiftedLabels, embeddingNoise }: DeviceBatch): Tensor[] {
+  return [inputIds, shiftedLabels, ...(embeddingNoise ? [embeddingNoise] : [])];
 }

@@ -4,7 +4,7 @@ import { formatDuration, formatNumber } from '../src/logging/format.ts';
 import type { Progress } from '../src/logging/progress.ts';
 import type { Evaluation } from './evaluate.ts';
 import type { StepReport, TrainingProgress } from './loop.ts';
-import { createInterval, type Metrics, type MetricsLog, type NormMetrics } from './metrics.ts';
+import { createInterval, type Metrics, type MetricsLog, type NormMetrics, type SampleMetrics } from './metrics.ts';
 import type { RunStatus } from './run_folder.ts';
 import type { RecorderState } from './trainer_state.ts';
 
@@ -35,6 +35,7 @@ export interface Recorder {
   step(report: StepReport): void;
   evaluation(progress: TrainingProgress, evaluation: Evaluation): void;
   adapterNorms(progress: TrainingProgress, norms: NormMetrics['adapter_norms']): void;
+  samples(progress: TrainingProgress, samples: SampleMetrics['samples']): void;
   /** What a checkpoint keeps; what was written so far is durable then. */
   state(): RecorderState;
   /** Goes back to a state kept after `step`: what came after it is dropped. Says so when something before it is missing. */
@@ -106,6 +107,11 @@ export function createRecorder(options: RecorderOptions): Recorder {
     step,
     evaluation,
     adapterNorms: ({ step, epoch }, norms) => write({ step, epoch, adapter_norms: norms }),
+    samples: ({ step, epoch }, samples) => {
+      write({ step, epoch, samples });
+      for (const { prompt, completion } of samples)
+        say(`step ${step}  sample  ${JSON.stringify(`${prompt}${completion}`)}`);
+    },
     state: () => ({
       log_places: logs.map((log) => log.sync()),
       interval: interval.state(),

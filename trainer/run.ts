@@ -80,6 +80,7 @@ async function runClaimed(config: RunConfig, io: RunIo, claimed: ClaimedFolder):
       logging: config.logging,
       shuffle: data.shuffle,
       padTokenId: padTokenId(tokenizer),
+      tokenizer,
       facts,
       configText: formatConfig(config),
       claimed,

@@ -87,6 +87,7 @@ export class SFTTrainer {
         logging: { tensorboard: args.reportTo === 'tensorboard' },
         shuffle: args.shuffle,
         padTokenId: padTokenId(tokenizer),
+        tokenizer,
         ...(args.loggingDir !== null && { loggingDir: args.loggingDir }),
         facts: { ...facts, ...(args.loggingDir !== null && { logging_dir: args.loggingDir }) },
         claimed,

@@ -3,7 +3,14 @@
 import type { Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { canRecord } from '../src/backends/graphs.ts';
-import { accumulateGradients, lossTokens, type StepContext, type StepInputs, type StepOutcome } from './accumulate.ts';
+import {
+  accumulateGradients,
+  lossTokens,
+  noiseFor,
+  type StepContext,
+  type StepInputs,
+  type StepOutcome,
+} from './accumulate.ts';
 import { locateNonFinite } from './diagnose.ts';
 import { explainOutOfMemory } from './out_of_memory.ts';
 import { createRecordedSteps } from './recorded_step.ts';
@@ -65,10 +72,14 @@ function gradientsOf(
 ) {
   const { model, seed } = context;
   return accumulateGradients(
-    model,
+    context,
     parameters,
     // Padding is at the right, where nothing before it can see it: no mask is needed.
-    batches.map(({ inputIds, labels, batch, seqlen }) => model.upload({ inputIds, labels, batch, seqlen })),
+    batches.map((host, i) => {
+      const { inputIds, labels, batch, seqlen } = host;
+      const embeddingNoise = noiseFor(context, host, firstBatch + i);
+      return model.upload({ inputIds, labels, batch, seqlen, ...(embeddingNoise && { embeddingNoise }) });
+    }),
     tf.scalar(1 / lossTokens(batches)),
     batches.map((_, i) => ({ seed, step: firstBatch + i })),
   );

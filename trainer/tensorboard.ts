@@ -42,7 +42,11 @@ export function createTensorboardLog(folder: string, options: TensorboardOptions
 
 function record(writer: EventWriter, metrics: Metrics): void {
   if ('adapter_norms' in metrics) recordNorms(writer, metrics);
-  else if ('eval_loss' in metrics) {
+  else if ('samples' in metrics) {
+    for (const [i, { prompt, completion }] of metrics.samples.entries()) {
+      writer.text(metrics.step, `samples/${i}`, `${verbatim(prompt)}\n\n---\n\n${verbatim(completion)}`);
+    }
+  } else if ('eval_loss' in metrics) {
     const { step, epoch: _, ...figures } = metrics;
     writer.scalars(step, inGroup('eval', figures));
   } else {

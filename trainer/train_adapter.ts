@@ -23,6 +23,7 @@ import type { TrainingPlan } from './plan.ts';
 import { clearEarlierRun, resumedFacts, writeRunRecord } from './run_folder.ts';
 import { normsAreDue } from './run_logs.ts';
 import { type Run, restoreRun, saveRun, startRun } from './run_state.ts';
+import { generateSamples } from './samples.ts';
 import type { TrainingIo, TrainingJob, TrainingResult } from './training_job.ts';
 
 /**
@@ -86,7 +87,9 @@ function prepareFolder(job: TrainingJob, say: (line: string) => void): TrainingJ
 /** Where the run begins; what was due after a resumed run's last step, and not done, is done first. */
 async function begin(run: Run): Promise<TrainingProgress> {
   const { checkpoint } = run.job.claimed;
-  return checkpoint ? takeUp(run, checkpoint) : BEGINNING;
+  if (checkpoint) return takeUp(run, checkpoint);
+  await writeSamples(run, BEGINNING);
+  return BEGINNING;
 }
 
 async function takeUp(run: Run, checkpoint: Checkpoint): Promise<TrainingProgress> {
@@ -117,6 +120,8 @@ function loopOptions(run: Run): LoopOptions {
     padTokenId: job.padTokenId,
     seed: settings.seed,
     cudaGraphs: settings.cuda_graphs,
+    loss: { labelSmoothing: settings.label_smoothing_factor, zLoss: settings.z_loss },
+    neftuneNoiseAlpha: settings.neftune_noise_alpha,
     schedule: run.schedule.learningRate,
     optimizer: run.optimizer,
     coverage: run.coverage,
@@ -184,6 +189,7 @@ async function runEvaluation(run: Run, progress: TrainingProgress): Promise<void
   });
   if (!evaluation) return;
   run.recorder.evaluation(progress, evaluation);
+  await writeSamples(run, progress);
   const { best, schedule } = run;
   const metric = best.metricOf(evaluation);
   schedule.observe(metric);
@@ -193,6 +199,13 @@ async function runEvaluation(run: Run, progress: TrainingProgress): Promise<void
   run.say(
     `early stopping after step ${progress.step}: ${count} evaluations without improvement of ${best.metricName}, whose best was ${best_metric} at step ${best_global_step}`,
   );
+}
+
+async function writeSamples(run: Run, progress: TrainingProgress): Promise<void> {
+  const { peftModel, tokenizer, settings } = run.job;
+  if (settings.sample_prompts === null) return;
+  const samples = await generateSamples(peftModel.model, tokenizer, settings);
+  run.recorder.samples(progress, samples);
 }
 
 function recordEnd(run: Run, result: TrainingResult, interrupted: boolean): void {

@@ -78,6 +78,12 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
   declare readonly greaterIsBetter: boolean | null;
   declare readonly earlyStoppingPatience: number | null;
   declare readonly earlyStoppingThreshold: number;
+  declare readonly labelSmoothingFactor: number;
+  declare readonly zLoss: number;
+  declare readonly neftuneNoiseAlpha: number | null;
+  declare readonly samplePrompts: string[] | null;
+  declare readonly sampleMaxNewTokens: number;
+  declare readonly sampleTemperature: number;
   declare readonly onDivergence: TrainingArgumentsFields['onDivergence'];
   declare readonly lossWatchdogThreshold: number | null;
   declare readonly lossWatchdogPatience: number | null;

@@ -4,6 +4,7 @@ import type { PeftModel } from '../adapters/index.ts';
 import type { Example } from '../datasets/index.ts';
 import type { RunConfig } from '../src/config/schema.ts';
 import type { Progress } from '../src/logging/progress.ts';
+import type { Tokenizer } from '../src/tokenizer/tokenizer.ts';
 import type { ClaimedFolder } from './claim_folder.ts';
 import type { RunFacts } from './provenance.ts';
 import type { EvalLoss } from './recorder.ts';
@@ -22,6 +23,8 @@ export interface TrainingJob {
   /** A new order of the examples in each epoch. */
   shuffle: boolean;
   padTokenId: number;
+  /** Of the samples. */
+  tokenizer: Tokenizer;
   /** Folder of metrics.jsonl and tensorboard/; by default the run's. */
   loggingDir?: string;
   facts: RunFacts;

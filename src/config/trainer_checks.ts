@@ -14,6 +14,7 @@ export function trainerProblems(config: unknown): ConfigProblem[] {
     ...metricProblems(config),
     ...bestModelProblems(config),
     ...divergenceProblems(config),
+    ...sampleProblems(config),
   ];
 }
 
@@ -160,4 +161,16 @@ function divergenceProblems(config: unknown): ConfigProblem[] {
     problems.push(problem('trainer.on_divergence', 'rollback needs checkpoints, and save_strategy is no'));
   }
   return problems;
+}
+
+function sampleProblems(config: unknown): ConfigProblem[] {
+  const prompts = get(config, 'trainer', 'sample_prompts') ?? null;
+  const strategy = get(config, 'trainer', 'eval_strategy') ?? 'no';
+  if (prompts === null || strategy !== 'no') return [];
+  return [
+    problem(
+      'trainer.sample_prompts',
+      'samples are written at evaluations, and eval_strategy is no; set it to steps or epoch',
+    ),
+  ];
 }

@@ -65,6 +65,25 @@ export const trainerSchema = z
       .min(0)
       .default(1)
       .describe('Largest global norm of the gradients, clipped beyond; 0 means never.'),
+    label_smoothing_factor: z
+      .number()
+      .min(0)
+      .lt(1)
+      .default(0)
+      .describe('Share of the target that is spread over the whole vocabulary, in training alone; 0 is none.'),
+    z_loss: z
+      .number()
+      .min(0)
+      .default(0)
+      .describe(
+        "Factor of the square of the log of the normalizer that is added to each token's loss, in training alone; 0 is none (PaLM has 1e-4).",
+      ),
+    neftune_noise_alpha: z
+      .number()
+      .gt(0)
+      .nullable()
+      .default(null)
+      .describe('Strength of the noise on the embeddings in training (NEFTune, arXiv 2310.05914); null is none.'),
     on_divergence: z
       .enum(['stop', 'skip', 'rollback'])
       .default('stop')
@@ -90,6 +109,20 @@ export const trainerSchema = z
       .nullable()
       .default(null)
       .describe('Steps from one evaluation to the next; for eval_strategy: steps.'),
+    sample_prompts: z
+      .array(name)
+      .min(1)
+      .nullable()
+      .default(null)
+      .describe(
+        'Texts that the model continues before the first step and at each evaluation, to see what it learns; null is none.',
+      ),
+    sample_max_new_tokens: count.default(64).describe('Most tokens of a continuation of sample_prompts.'),
+    sample_temperature: z
+      .number()
+      .min(0)
+      .default(0)
+      .describe('Temperature of the continuations, drawn from trainer.seed; 0 takes the likeliest token each time.'),
     save_strategy: z.enum(['no', 'steps', 'epoch']).default('epoch').describe('When to save a checkpoint in training.'),
     save_steps: count
       .nullable()

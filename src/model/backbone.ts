@@ -32,6 +32,8 @@ export interface BackboneInputs {
   inputIds?: Tensor2D | undefined;
   /** [batch, seqlen, d_model] in place of looking ids up. */
   inputsEmbeds?: Tensor3D | undefined;
+  /** [batch, seqlen, d_model], added to the embeddings. */
+  embeddingNoise?: Tensor3D;
   /** [batch, seqlen, 1], 0 at padding. */
   mask?: Tensor3D | null;
   /** int32 [batch, seqlen]: document of each position of packed rows. */
@@ -140,6 +142,11 @@ export function runBackbone(backbone: Backbone, inputs: BackboneInputs): Backbon
   const states: LayerState[] = [];
   const layerOutputs: Tensor[] = [];
   let hidden: Tensor = inputs.inputsEmbeds ?? applyEmbedding(backbone.embeddings, inputs.inputIds as Tensor2D);
+  if (inputs.embeddingNoise) {
+    const noisy = tf.add(hidden, inputs.embeddingNoise);
+    disposeConsumed([hidden], [inputs.inputsEmbeds]);
+    hidden = noisy;
+  }
   let residual: Tensor | null = null;
   for (const [i, layer] of backbone.layers.entries()) {
     const result: LayerResult = inputs.gradientCheckpointing

@@ -45,6 +45,8 @@ export interface LossBatch {
   attentionMask?: Int32Array;
   /** Document of each position of packed rows. */
   seqIdx?: Int32Array;
+  /** [batch, seqlen, d_model], added to the embeddings. */
+  embeddingNoise?: Float32Array;
   batch: number;
   seqlen: number;
 }
@@ -59,6 +61,8 @@ export interface DeviceBatch {
   mask?: Tensor3D;
   /** int32 [batch, seqlen] */
   seqIdx?: Tensor2D;
+  /** float32 [batch, seqlen, d_model], added to the embeddings. */
+  embeddingNoise?: Tensor3D;
 }
 
 export class MambaForCausalLM {
@@ -167,11 +171,16 @@ export class MambaForCausalLM {
 
   /** {@link lossSum} of a batch in device memory, which stays the caller's. @param loss what training adds to the cross-entropy */
   lossSumOn(
-    { inputIds, shiftedLabels, mask, seqIdx }: DeviceBatch,
+    { inputIds, shiftedLabels, mask, seqIdx, embeddingNoise }: DeviceBatch,
     loss: LossOptions = {},
   ): { lossSum: Scalar; count: Scalar } {
     return tf.tidy(() => {
-      const { hidden } = this.backbone.run({ inputIds, ...(mask && { mask }), ...(seqIdx && { seqIdx }) });
+      const { hidden } = this.backbone.run({
+        inputIds,
+        ...(mask && { mask }),
+        ...(seqIdx && { seqIdx }),
+        ...(embeddingNoise && { embeddingNoise }),
+      });
       return this.summedLoss(hidden, shiftedLabels, loss);
     });
   }
@@ -182,13 +191,16 @@ export class MambaForCausalLM {
    */
   upload(batch: LossBatch): DeviceBatch {
     const { inputIds, shiftedLabels } = this.hostBatch(batch);
-    const { attentionMask, seqIdx } = batch;
+    const { attentionMask, seqIdx, embeddingNoise } = batch;
     const shape: [number, number] = [batch.batch, batch.seqlen];
     return {
       inputIds: tf.tensor2d(inputIds, shape, 'int32'),
       shiftedLabels: tf.tensor1d(shiftedLabels, 'int32'),
       ...(attentionMask && { mask: tf.tensor3d(Float32Array.from(attentionMask), [...shape, 1]) }),
       ...(seqIdx && { seqIdx: tf.tensor2d(seqIdx, shape, 'int32') }),
+      ...(embeddingNoise && {
+        embeddingNoise: tf.tensor3d(embeddingNoise, [...shape, this.config.hiddenSize]),
+      }),
     };
   }
 

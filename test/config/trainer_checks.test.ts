@@ -87,6 +87,10 @@ describe('the trainer section', () => {
       'on_divergence: a step whose loss loss_watchdog_threshold finds too high has been taken, and cannot be skipped; use stop or rollback',
     ],
     [
+      { sample_prompts: ['a'] },
+      'sample_prompts: samples are written at evaluations, and eval_strategy is no; set it to steps or epoch',
+    ],
+    [
       { on_divergence: 'rollback', save_strategy: 'no' },
       'on_divergence: rollback needs checkpoints, and save_strategy is no',
     ],

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
-import { readMetrics, readNorms } from './tiny_project.ts';
+import { readMetrics, readNorms, readSamples } from './tiny_project.ts';
 
 const MEASURED = ['tokens_per_second', 'eval_seconds', 'peak_memory_bytes'];
 const FILES = ['adapter/adapter_model.safetensors', 'adapter/adapter_config.json', 'coverage.json'];
@@ -13,6 +13,7 @@ export function expectSameRun(folder: string, expected: string): void {
     readMetrics(of).map((line) => Object.entries(line).filter(([key]) => !MEASURED.includes(key)));
   expect(lines(folder)).toEqual(lines(expected));
   expect(readNorms(folder)).toEqual(readNorms(expected));
+  expect(readSamples(folder)).toEqual(readSamples(expected));
   for (const file of FILES) {
     expect(readFileSync(join(folder, file)).equals(readFileSync(join(expected, file))), file).toBe(true);
   }

@@ -16,7 +16,8 @@ import { InterruptedError, runTraining } from '../../trainer/index.ts';
 import { bestBackend } from '../helpers/backends.ts';
 import { liveMemory } from '../helpers/memory.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
-import { readMetrics, readRecord, tinyProject } from './tiny_project.ts';
+import { readEventFolder } from '../logging/read_event_file.ts';
+import { readMetrics, readRecord, readSamples, tinyProject } from './tiny_project.ts';
 
 beforeAll(async () => {
   await selectBackend(bestBackend);
@@ -266,6 +267,56 @@ describe('a run that fails', () => {
       'tensorboard',
     ]);
     expect(readRecord(project.outputDir)).toMatchObject({ status: 'failed', error: 'the disk is full' });
+  });
+});
+
+describe('what training adds to the loss', () => {
+  const run = async (trainer: object) => {
+    const project = await tinyProject();
+    const settings = { learning_rate: 1e-12, max_steps: 2, eval_strategy: 'steps', eval_steps: 2, ...trainer };
+    return runTraining(project.config({ trainer: settings }), quiet);
+  };
+
+  it.each([[{ label_smoothing_factor: 0.2 }], [{ z_loss: 0.01 }], [{ neftune_noise_alpha: 20 }]])(
+    '%j changes the training loss and leaves evaluation as it is',
+    async (trainer) => {
+      const plain = await run({});
+      const changed = await run(trainer);
+      expect(changed.losses[0]).not.toBe(plain.losses[0]);
+      expect(changed.evalLosses[0]?.loss).toBeCloseTo(plain.evalLosses[0]?.loss ?? 0, 7);
+      expect((await run(trainer)).losses).toEqual(changed.losses);
+    },
+  );
+});
+
+describe('samples', () => {
+  it('are written before the first step and at each evaluation, the same for the same seed', async () => {
+    const project = await tinyProject();
+    const prompts = ['noun, n.', 'A'];
+    const messages: string[] = [];
+    const samplesOf = async (trainer: object) => {
+      const config = project.config({ trainer: { sample_prompts: prompts, sample_max_new_tokens: 5, ...trainer } });
+      await runTraining(config, { onMessage: (line) => messages.push(line) });
+      return readSamples(project.outputDir);
+    };
+    const greedy = await samplesOf({});
+    expect(greedy.map(({ step, epoch }) => [step, epoch])).toEqual([
+      [0, 0],
+      [5, 1],
+      [10, 2],
+    ]);
+    for (const { samples } of greedy) {
+      expect(samples.map(({ prompt }) => prompt)).toEqual(prompts);
+      for (const { completion } of samples) expect(completion.length).toBeGreaterThan(0);
+    }
+    expect(messages).toContainEqual(expect.stringMatching(/^step 10 {2}sample {2}"noun, n\./));
+    const drawn = await samplesOf({ sample_temperature: 1.5 });
+    expect(drawn[0]).not.toEqual(greedy[0]);
+    expect(await samplesOf({ sample_temperature: 1.5 })).toEqual(drawn);
+    const events = readEventFolder(join(project.outputDir, 'tensorboard')).flatMap(({ values }) => values);
+    const texts = events.filter(({ tag }) => tag === 'samples/0').map(({ text }) => text);
+    expect(texts).toHaveLength(3);
+    expect(texts[2]).toContain(drawn[2]?.samples[0]?.completion.split('\n')[0]);
   });
 });
 

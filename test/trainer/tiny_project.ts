@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { type RunConfig, runConfigSchema } from '../../src/config/schema.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { MambaConfig } from '../../src/model/config.ts';
-import type { Metrics, NormMetrics } from '../../trainer/index.ts';
+import type { Metrics, NormMetrics, SampleMetrics } from '../../trainer/index.ts';
 import { bestBackend } from '../helpers/backends.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
 
@@ -63,8 +63,13 @@ export async function tinyProject(): Promise<TinyProject> {
 }
 
 /** The lines of training and evaluation. */
-export function readMetrics(folder: string): Exclude<Metrics, NormMetrics>[] {
-  return readLines(folder).flatMap((line) => ('adapter_norms' in line ? [] : [line]));
+export function readMetrics(folder: string): Exclude<Metrics, NormMetrics | SampleMetrics>[] {
+  return readLines(folder).flatMap((line) => ('adapter_norms' in line || 'samples' in line ? [] : [line]));
+}
+
+/** The lines of samples. */
+export function readSamples(folder: string): SampleMetrics[] {
+  return readLines(folder).flatMap((line) => ('samples' in line ? [line] : []));
 }
 
 /** The lines of adapter norms. */
