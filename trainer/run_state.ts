@@ -80,7 +80,7 @@ export function startRun(
       totalSteps: plan.totalSteps,
       warmupSteps: settings.warmup_steps,
       warmupRatio: settings.warmup_ratio,
-      kwargs: settings.lr_scheduler_kwargs,
+      kwargs: settings.lr_scheduler_kwargs ?? {},
     }),
     best: createBestModel(settings),
     watchdog: createWatchdog(settings),

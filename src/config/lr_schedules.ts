@@ -104,6 +104,8 @@ export const lrSchedulerKwargsSchema = z
       .describe('reduce_lr_on_plateau: evaluations to wait after a reduction, 0 by default.'),
     eps: z.number().min(0).optional().describe('reduce_lr_on_plateau: smallest change of the rate, 1e-8 by default.'),
   })
-  .describe('Settings of the schedule, with the names and defaults of transformers; each schedule takes its own.');
+  .describe(
+    'Settings of the schedule, with the names and defaults of transformers; each schedule takes its own; null is none.',
+  );
 
 export type LrSchedulerKwargs = z.output<typeof lrSchedulerKwargsSchema>;

@@ -10,7 +10,6 @@ import { evalSectionSchema } from './eval_schema.ts';
 import { trainerSchema as trainer } from './trainer_schema.ts';
 
 const name = z.string().min(1);
-const count = z.int().min(1);
 
 const model = z
   .strictObject({
