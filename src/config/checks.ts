@@ -3,7 +3,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { looksLikeRepo } from '../hub.ts';
-import { isJsonObject } from '../json.ts';
 import { type ConfigProblem, get, notFound, problem } from './config_problem.ts';
 import { evalProblems } from './eval_checks.ts';
 import { problemsOfSource } from './source_checks.ts';

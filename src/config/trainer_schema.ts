@@ -44,7 +44,12 @@ export const trainerSchema = z
       .enum(LR_SCHEDULER_TYPES)
       .default('linear')
       .describe('Course of the learning rate, by the names of transformers; docs/training.md has each of them.'),
-    lr_scheduler_kwargs: lrSchedulerKwargsSchema.nullable().default(null),
+    lr_scheduler_kwargs: lrSchedulerKwargsSchema
+      .nullable()
+      .default(null)
+      .describe(
+        'Settings of the schedule, with the names and defaults of transformers; each schedule takes its own; null is none.',
+      ),
     warmup_ratio: fraction.default(0).describe('Share of all steps in which the learning rate rises from 0.'),
     warmup_steps: z
       .int()
