@@ -21,7 +21,7 @@ namespace mambatune {
 
 using Error = const char*;
 
-constexpr uint32_t kDeviceAbi = 3;
+constexpr uint32_t kDeviceAbi = 4;
 
 struct MemoryStats {
   uint64_t live_bytes;     // in use by buffers now
