@@ -1,21 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Generation, batch 1, greedy, carried state: tokens a second around positions 10 to 10,000 must be the same. `--backend=cuda`
- * measures batches of 1 and 64 of a 130m model on the GPU, in each precision.
+ * Generation, batch 1, greedy, carried state: tokens a second from positions 10 to 100,000, which must be the same, and the share of
+ * the memory's bandwidth that reading the weights once a token takes. With MAMBATUNE_NODE_LLAMA_CPP=FOLDER, where node-llama-cpp is
+ * installed, llama.cpp generates from the same weights afterwards. `--backend=cuda` measures batches of 1 and 64 of a 130m model on the
+ * GPU, in each precision.
+ *
+ *     npm run bench -- generate [--models mamba-5m,130m] [--dtypes float32,bfloat16] [--positions 10,1000]
  */
+import { parseArgs } from 'node:util';
+import { loadAddon } from '../src/backends/addon.ts';
 import { MATMUL_PRECISIONS, setMatmulPrecision } from '../src/backends/precision.ts';
-import { stream } from '../src/generation/index.ts';
+import { readPrompt, stream } from '../src/generation/index.ts';
 import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
+import type { WeightDtype } from '../src/model/parameters.ts';
 import { copiedModel } from './helpers/gpu_steps.ts';
+import { llamaCpp } from './helpers/llama_cpp.ts';
+import { measurePeak } from './helpers/peak.ts';
 import { benchBackend, digits, isOnGpu, printHeader, printTable } from './helpers/report.ts';
 import { benchModel } from './helpers/steps.ts';
 
-const MODELS: [name: string, positions: number[]][] = [
-  ['mamba-5m', [10, 100, 1000, 10_000]],
-  ['130m', [10, 100]],
-];
-/** Tokens of one measurement. */
+const { values: options } = parseArgs({
+  options: {
+    models: { type: 'string', default: 'mamba-5m,130m' },
+    dtypes: { type: 'string', default: 'float32,bfloat16' },
+    positions: { type: 'string', default: '10,100,1000,10000,100000' },
+    backend: { type: 'string' },
+  },
+});
+/** Tokens of one measurement, and how often it is repeated: the best counts, since other programs only make it slower. */
 const WINDOW = 50;
+const REPEATS = 5;
+/** A position's prompt must be read first; of the 130m model that takes a millisecond a token. */
+const FURTHEST: Record<string, number> = { '130m': 10_000 };
 
 /** What the GPU must reach with 130m, tokens/s of all rows together. */
 const GPU_BATCHES: [batch: number, atLeast: number][] = [
@@ -36,19 +52,53 @@ async function arrivalsOf(model: MambaForCausalLM, prompts: number[][], maxNewTo
 }
 
 async function onCpu(): Promise<void> {
-  printHeader('generation: tokens/s over 50 tokens from a position, batch 1, greedy');
+  printHeader(`generation: best tokens/s of ${REPEATS} x ${WINDOW} tokens from a position, batch 1, greedy`);
+  const { threads } = JSON.parse(loadAddon().addon?.describe(0) ?? '') as { threads: number };
+  const bandwidth = measurePeak(threads).readBytes;
+  console.log(`# reading memory: ${digits(bandwidth / 1e9)} GB/s`);
   const rows: (string | number)[][] = [];
-  for (const [name, positions] of MODELS) {
-    const model = await benchModel(name);
-    await arrivalsOf(model, [[1, 2, 3]], WINDOW);
-    const arrivals = await arrivalsOf(model, [[1, 2, 3]], (positions.at(-1) as number) + WINDOW + 1);
-    for (const position of positions) {
-      const took = (arrivals[position + WINDOW] as number) - (arrivals[position] as number);
-      rows.push([name, position, digits((1000 * WINDOW) / took)]);
+  for (const name of options.models.split(',')) {
+    for (const dtype of options.dtypes.split(',') as WeightDtype[]) {
+      const model = await benchModel(name, dtype);
+      const bytes = weightBytes(model, dtype);
+      for (const position of options.positions.split(',').map(Number)) {
+        if (position > (FURTHEST[name] ?? Number.POSITIVE_INFINITY)) continue;
+        const seconds = await secondsPerToken(model, position);
+        const timing = [digits(1 / seconds), digits(1e6 * seconds)];
+        const share = `${digits((100 * bytes) / seconds / bandwidth)} %`;
+        rows.push([name, dtype, position, ...timing, digits(bytes / 1e6), digits(bytes / seconds / 1e9), share]);
+      }
+      model.dispose();
     }
-    model.dispose();
+    const peer = await llamaCpp(name, WINDOW);
+    if (peer) rows.push([`${name}, llama.cpp`, 'float32', 10, digits(peer), digits(1e6 / peer), '', '', '']);
   }
-  printTable(['model', 'position', 'tokens/s'], rows);
+  printTable(['model', 'weights', 'position', 'tokens/s', 'µs a token', 'MB read', 'GB/s', 'of memory'], rows);
+}
+
+async function secondsPerToken(model: MambaForCausalLM, position: number): Promise<number> {
+  const prompt = Array.from({ length: position }, (_, i) => (i * 31) % 4000);
+  const state = await readPrompt(model, prompt);
+  let best = Number.POSITIVE_INFINITY;
+  for (let repeat = 0; repeat < REPEATS; repeat++) {
+    const arrivals: number[] = [];
+    for await (const _ of stream(model, [[]], { state, maxNewTokens: WINDOW + 2, eosTokenId: null })) {
+      arrivals.push(performance.now());
+    }
+    // The first token is chosen from the prompt's logits, and the first step allocates.
+    best = Math.min(best, ((arrivals.at(-1) as number) - (arrivals[1] as number)) / 1000 / WINDOW);
+  }
+  state.dispose();
+  return best;
+}
+
+/** Of all parameters, the matrices in their type: what a token must read. */
+function weightBytes(model: MambaForCausalLM, dtype: WeightDtype): number {
+  let bytes = 0;
+  for (const [name, { size }] of model.parameters) {
+    bytes += size * (dtype === 'bfloat16' && /(embeddings|_proj|lm_head)\.weight$/.test(name) ? 2 : 4);
+  }
+  return bytes;
 }
 
 async function onGpu(): Promise<void> {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Peak of the machine: float32 fused multiply-adds from registers, and copying between arrays far larger than the caches.
-//   peak THREADS   prints {"flops": a second, "copy_bytes": read and written a second}
+// Peak of the machine: float32 fused multiply-adds from registers, copying between arrays far larger than the caches, and reading one.
+//   peak THREADS   prints {"flops": a second, "copy_bytes": read and written a second, "read_bytes": a second}
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -71,5 +72,21 @@ int main(int argc, char** argv) {
   // The difference leaves out the making of the arrays.
   const double copying = copy(22) - copy(2);
   const double copied = 2.0 * 20 * static_cast<double>(kBytes) * threads / copying;
-  std::printf("{\"flops\": %.6e, \"copy_bytes\": %.6e}\n", flops, copied);
+  const auto read = [threads](int times) {
+    return run_on_all(threads, [times] {
+      const std::vector<float> from(kBytes / sizeof(float), 1.0f);
+      const auto* vectors = reinterpret_cast<const Vector*>((reinterpret_cast<uintptr_t>(from.data()) + 63) / 64 * 64);
+      Vector sums[8] = {};
+      for (int i = 0; i < times; ++i) {
+        for (size_t j = 0; j + 9 <= kBytes / sizeof(Vector); j += 8) {
+#pragma GCC unroll 8
+          for (int k = 0; k < 8; ++k) sums[k] += vectors[j + k];
+        }
+      }
+      for (const Vector& sum : sums) sink = sum[0];
+    });
+  };
+  const double reading = read(22) - read(2);
+  const double bytes_read = 20 * static_cast<double>(kBytes) * threads / reading;
+  std::printf("{\"flops\": %.6e, \"copy_bytes\": %.6e, \"read_bytes\": %.6e}\n", flops, copied, bytes_read);
 }

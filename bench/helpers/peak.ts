@@ -10,6 +10,8 @@ export interface Peak {
   flops: number;
   /** Bytes a second, read and written, of copying large arrays. */
   copyBytes: number;
+  /** Bytes a second of reading a large array. */
+  readBytes: number;
 }
 
 /** Compiles and runs the probe. @throws when there is no C++ compiler (c++, or CXX) */
@@ -22,9 +24,7 @@ export function measurePeak(threads: number): Peak {
     ['-std=c++17', '-O3', '-march=native', '-ffp-contract=fast', '-pthread', '-o', program, source],
     { stdio: 'inherit' },
   );
-  const { flops, copy_bytes } = JSON.parse(execFileSync(program, [String(threads)], { encoding: 'utf8' })) as {
-    flops: number;
-    copy_bytes: number;
-  };
-  return { flops, copyBytes: copy_bytes };
+  const printed = execFileSync(program, [String(threads)], { encoding: 'utf8' });
+  const { flops, copy_bytes, read_bytes } = JSON.parse(printed) as Record<string, number>;
+  return { flops, copyBytes: copy_bytes, readBytes: read_bytes } as Peak;
 }

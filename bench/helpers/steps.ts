@@ -5,6 +5,7 @@ import { getPeftModel, LoraConfig } from '../../adapters/index.ts';
 import { valueAndGradients } from '../../src/autograd/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { MambaConfig } from '../../src/model/config.ts';
+import type { WeightDtype } from '../../src/model/parameters.ts';
 import { createRandom } from '../../src/random.ts';
 import { createAdamw } from '../../trainer/optimizer.ts';
 import { isOnGpu } from './report.ts';
@@ -13,11 +14,11 @@ import { isOnGpu } from './report.ts';
 const SIZES: Record<string, [number, number]> = { '130m': [768, 24], '370m': [1024, 48], '790m': [1536, 48] };
 
 /** `mamba-5m`, or a random model of a published size. */
-export async function benchModel(name: string): Promise<MambaForCausalLM> {
+export async function benchModel(name: string, dtype: WeightDtype = 'float32'): Promise<MambaForCausalLM> {
   const size = SIZES[name];
-  if (!size) return MambaForCausalLM.fromPretrained(`models/${name}`, { backend: isOnGpu ? 'cuda' : 'native' });
+  if (!size) return MambaForCausalLM.fromPretrained(`models/${name}`, { backend: isOnGpu ? 'cuda' : 'native', dtype });
   const [hiddenSize, numHiddenLayers] = size;
-  return MambaForCausalLM.fromConfig(new MambaConfig({ vocabSize: 50280, hiddenSize, numHiddenLayers }));
+  return MambaForCausalLM.fromConfig(new MambaConfig({ vocabSize: 50280, hiddenSize, numHiddenLayers }), { dtype });
 }
 
 /** A model with a LoRA of r 8 on x_proj, embeddings, in_proj, out_proj; returns one forward, backward, clipping and AdamW. */
