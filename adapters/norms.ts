@@ -16,7 +16,7 @@ export interface AdapterNorm {
  * The norm of each adapted module's update, by module name in the model's order. The products are never formed:
  * |B A|² = trace((Bᵀ B) (A Aᵀ)).
  */
-export function adapterNorms({ model }: PeftModel): Map<string, AdapterNorm> {
+export function adapterNorms({ model }: Pick<PeftModel, 'model'>): Map<string, AdapterNorm> {
   const adapted = [...model.modules.values()].flatMap(({ name, weight, lora }) => (lora ? { name, weight, lora } : []));
   const values = tf.tidy(() => {
     const squares = adapted.map(({ lora: { A, B } }) =>

@@ -39,8 +39,8 @@ const MAY_CHANGE = new Set([
 const NOT_COMPARED = new Set(['output_dir', 'backend']);
 
 /** The settings that a checkpoint keeps. */
-export function settingsOf({ settings, facts, peftModel, shuffle, padTokenId }: TrainingJob): Settings {
-  const { base_model_name_or_path: _, ...adapter } = peftModel.config.toJSON();
+export function settingsOf({ settings, facts, trained, shuffle, padTokenId }: TrainingJob): Settings {
+  const { base_model_name_or_path: _, ...adapter } = trained.config.toJSON();
   const { train, eval: evaluation } = facts.data;
   const trainer = Object.entries(settings).filter(([key]) => !NOT_COMPARED.has(key));
   const all = {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Checkpoints of a run: checkpoint-<step>/ with the adapter (PEFT files), optimizer.safetensors, trainer_state.json, and the
+ * Checkpoints of a run: checkpoint-<step>/ with the adapter (PEFT files) or the model, optimizer.safetensors, trainer_state.json, and the
  * hashes of all of them in SHA256SUMS, which `sha256sum -c` reads too.
  */
 import { createHash } from 'node:crypto';
 import { closeSync, openSync, readdirSync, readFileSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { PeftModel } from '../adapters/index.ts';
 import { writeSafetensors } from '../src/checkpoint/safetensors_writer.ts';
 import { messageOf } from '../src/errors.ts';
 import { removeFolderAtomic, replaceFolderAtomic, TEMPORARY_NAME } from '../src/files.ts';
+import type { TrainedModel } from './full_model.ts';
 import type { Optimizer } from './optimizer.ts';
 import { readTrainerState, STATE_FILE, type TrainerState } from './trainer_state.ts';
 
@@ -27,7 +27,9 @@ const UNFINISHED = /^\.checkpoint-(\d+)\.[0-9a-f]+\.tmp$/;
 const OPTIMIZER_FILE = 'optimizer.safetensors';
 const SUMS_FILE = 'SHA256SUMS';
 const SUM_LINE = /^([0-9a-f]{64}) {2}([\w.-]+)$/;
-const REQUIRED = ['adapter_config.json', 'adapter_model.safetensors', OPTIMIZER_FILE, STATE_FILE];
+/** Beside the files of an adapter, or of a model. */
+const REQUIRED = [OPTIMIZER_FILE, STATE_FILE];
+const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors'];
 
 /**
  * Writes a checkpoint, whole or not at all.
@@ -36,13 +38,13 @@ const REQUIRED = ['adapter_config.json', 'adapter_model.safetensors', OPTIMIZER_
  */
 export async function saveTrainingCheckpoint(
   runFolder: string,
-  peftModel: PeftModel,
+  trained: Pick<TrainedModel, 'savePretrained'>,
   optimizer: Optimizer,
   state: TrainerState,
 ): Promise<string> {
   const folder = join(runFolder, checkpointName(state.step));
   await replaceFolderAtomic(folder, async (temporary) => {
-    await peftModel.savePretrained(temporary);
+    await trained.savePretrained(temporary);
     writeSafetensors(join(temporary, OPTIMIZER_FILE), optimizer.tensors());
     writeFileSync(join(temporary, STATE_FILE), `${JSON.stringify(state)}\n`);
     const names = readdirSync(temporary).sort();
@@ -138,7 +140,8 @@ function findFault(folder: string): string | undefined {
       if (sum === undefined || name === undefined) return `${SUMS_FILE} is damaged`;
       sums.set(name, sum);
     }
-    const missing = REQUIRED.find((name) => !sums.has(name));
+    const files = sums.has('config.json') ? REQUIRED : [...ADAPTER_FILES, ...REQUIRED];
+    const missing = files.find((name) => !sums.has(name));
     if (missing !== undefined) return `${SUMS_FILE} does not list ${missing}`;
     for (const [name, sum] of sums) {
       if (hashFile(join(folder, name)) !== sum) return `${name} is not as it was written`;

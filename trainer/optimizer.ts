@@ -14,6 +14,8 @@ export interface AdamwSettings {
   beta2: number;
   eps: number;
   weightDecay: number;
+  /** What a parameter's learning rate is multiplied by. Default 1 for all. */
+  rateFactor?: (name: string, shape: readonly number[]) => number;
   /** Largest global norm of the gradients; 0 clips none. */
   maxGradNorm: number;
 }
@@ -53,10 +55,11 @@ export interface Optimizer {
 
 /** An AdamW whose moments are zero. */
 export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings: AdamwSettings): Optimizer {
-  const { beta1, beta2, eps, weightDecay, maxGradNorm } = settings;
+  const { beta1, beta2, eps, weightDecay, maxGradNorm, rateFactor = () => 1 } = settings;
   const moments = Array.from(parameters, ([name, parameter]) => ({
     name,
     parameter,
+    factor: rateFactor(name, parameter.shape),
     expAvg: zerosVariable(parameter.shape),
     expAvgSq: zerosVariable(parameter.shape),
   }));
@@ -68,6 +71,10 @@ export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings:
         [`${name}.exp_avg_sq`, expAvgSq],
       ]),
     );
+  // A recorded step reads the rates of the parameters on the device.
+  const factors = new Map(
+    [...new Set(moments.map(({ factor }) => factor))].map((factor) => [factor, keptFactor(factor)]),
+  );
   let step = 0;
   return {
     get step() {
@@ -82,11 +89,15 @@ export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings:
     update: (gradients, learningRate, schedule) => {
       if (!schedule) step += 1;
       const norm = globalNorm([...gradients.values()]);
-      const entries = moments.flatMap(({ name, ...entry }) => {
-        const gradient = gradients.get(name);
-        return gradient ? [{ ...entry, gradient, learningRate, weightDecay }] : [];
-      });
-      adamwStep(entries, { beta1, beta2, eps, step, norm, maxGradNorm, ...(schedule && { schedule }) });
+      for (const [factor, onDevice] of factors) {
+        const entries = moments.flatMap(({ name, factor: own, ...entry }) => {
+          const gradient = own === factor ? gradients.get(name) : undefined;
+          return gradient ? [{ ...entry, gradient, learningRate: factor * learningRate, weightDecay }] : [];
+        });
+        const scaled = schedule && (factor === 1 ? schedule : tf.mul(schedule, onDevice));
+        adamwStep(entries, { beta1, beta2, eps, step, norm, maxGradNorm, ...(scaled && { schedule: scaled }) });
+        if (scaled !== schedule) scaled?.dispose();
+      }
       return norm;
     },
     tensors: () => [
@@ -99,8 +110,13 @@ export function createAdamw(parameters: ReadonlyMap<string, Variable>, settings:
     restoreParameters: (path) => {
       readInto(parameters, path);
     },
-    dispose: () => tf.dispose(moments.flatMap(({ expAvg, expAvgSq }) => [expAvg, expAvgSq])),
+    dispose: () => tf.dispose([...factors.values(), ...moments.flatMap(({ expAvg, expAvgSq }) => [expAvg, expAvgSq])]),
   };
+}
+
+/** {factor, 1}: what a schedule of {learning rate, step} is multiplied by. */
+function keptFactor(factor: number): Tensor {
+  return tf.keep(tf.tensor1d([factor, 1]));
 }
 
 function zerosVariable(shape: number[]): Variable {

@@ -22,6 +22,7 @@ import type { HubOptions } from '../src/hub.ts';
 import { MambaForCausalLM } from '../src/model/causal_lm.ts';
 import { AutoTokenizer, type Tokenizer } from '../src/tokenizer/tokenizer.ts';
 import { type ClaimedFolder, claimRunFolder, type Resume } from './claim_folder.ts';
+import { fullModel, type TrainedModel, trainedAdapter } from './full_model.ts';
 import { collectFacts, dataFacts } from './provenance.ts';
 import { padTokenId } from './sft_trainer.ts';
 import { trainAdapter } from './train_adapter.ts';
@@ -67,13 +68,13 @@ async function runClaimed(config: RunConfig, io: RunIo, claimed: ClaimedFolder):
     const { vocabSize } = model.config;
     const train = loadExamples(trainDataset, tokenizer, data, vocabSize, io.onMessage);
     const evaluation = evalDataset && loadExamples(evalDataset, tokenizer, data, vocabSize, io.onMessage);
-    const peftModel = attachAdapter(model, config);
+    const trained = attach(model, config, tokenizer);
     const facts = await collectFacts(model.source, config.adapter.init_from, {
       train: dataFacts(train.examples, train.report),
       eval: evaluation && dataFacts(evaluation.examples, evaluation.report),
     });
     const job = {
-      peftModel,
+      trained,
       trainExamples: train.examples,
       evalExamples: evaluation?.examples ?? null,
       settings: trainer,
@@ -112,14 +113,15 @@ export function loadExamples(
   return tokenized;
 }
 
-/** A fresh adapter, or the one in adapter.init_from. */
-function attachAdapter(model: MambaForCausalLM, { adapter, trainer }: RunConfig): PeftModel {
-  const { type: _, init_from: folder, ...options } = adapter;
+/** A fresh adapter, the one in adapter.init_from, or the whole model. */
+function attach(model: MambaForCausalLM, { adapter, trainer }: RunConfig, tokenizer: Tokenizer): TrainedModel {
+  const { type, init_from: folder, ...options } = adapter;
+  if (type === 'full') return fullModel(model, tokenizer.files);
   const fields = Object.entries(options).map(([key, value]) => [camelCase(key), value]);
   const wanted = new LoraConfig(Object.fromEntries(fields) as Partial<LoraConfigFields>);
-  if (folder === null) return getPeftModel(model, wanted, { seed: trainer.seed });
+  if (folder === null) return trainedAdapter(getPeftModel(model, wanted, { seed: trainer.seed }));
   checkAgreement(model, wanted, folder);
-  return PeftModel.fromPretrained(model, folder, { trainable: true });
+  return trainedAdapter(PeftModel.fromPretrained(model, folder, { trainable: true }));
 }
 
 function camelCase(key: string): string {

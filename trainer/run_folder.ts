@@ -11,7 +11,16 @@ import type { RunFacts } from './provenance.ts';
 export type RunStatus = 'running' | 'finished' | 'interrupted' | 'failed';
 
 /** What a run leaves in its folder beside its checkpoints. */
-const OUTPUTS = ['metrics.jsonl', 'coverage.json', 'config.yaml', 'run.json', 'report.html', 'adapter', 'tensorboard'];
+const OUTPUTS = [
+  'metrics.jsonl',
+  'coverage.json',
+  'config.yaml',
+  'run.json',
+  'report.html',
+  'adapter',
+  'model',
+  'tensorboard',
+];
 
 /**
  * Checks, before any work is done, that a run can have this folder: it is new, empty, or of an earlier run. Makes it when it is

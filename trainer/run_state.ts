@@ -6,6 +6,7 @@ import { type Checkpoint, optimizerFile, pruneCheckpoints, saveTrainingCheckpoin
 import { type Coverage, createCoverage } from './coverage.ts';
 import { createWatchdog, type Watchdog } from './divergence.ts';
 import type { TrainingProgress } from './loop.ts';
+import { learningRateFactor } from './loraplus.ts';
 import { createAdamw, type Optimizer } from './optimizer.ts';
 import { planTraining, type TrainingPlan } from './plan.ts';
 import { createRecorder, type Recorder } from './recorder.ts';
@@ -44,7 +45,7 @@ export function startRun(
   const { checkpoint } = job.claimed;
   const start = performance.now();
   const earlierSeconds = checkpoint?.state.seconds ?? 0;
-  const parameters = job.peftModel.model.trainableParameters();
+  const parameters = job.trained.model.trainableParameters();
   const plan = planTraining({
     examples: job.trainExamples.length,
     batchSize: settings.per_device_train_batch_size,
@@ -67,6 +68,7 @@ export function startRun(
     eps: settings.adam_epsilon,
     weightDecay: settings.weight_decay,
     maxGradNorm: settings.max_grad_norm,
+    rateFactor: learningRateFactor(settings),
   });
   return {
     job,
@@ -96,7 +98,7 @@ export function startRun(
 export async function saveRun(run: Run, progress: TrainingProgress): Promise<void> {
   const { output_dir: outputDir, save_total_limit: limit, load_best_model_at_end: keepsBest } = run.job.settings;
   run.job.claimed.lock.assertHeld();
-  await saveTrainingCheckpoint(outputDir, run.job.peftModel, run.optimizer, stateOf(run, progress));
+  await saveTrainingCheckpoint(outputDir, run.job.trained, run.optimizer, stateOf(run, progress));
   run.savedStep = progress.step;
   const kept = keepsBest ? run.best.state().best_global_step : null;
   if (limit !== null) pruneCheckpoints(outputDir, limit, kept);

@@ -7,6 +7,7 @@ import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
 import type { Tokenizer } from '../src/tokenizer/tokenizer.ts';
 import { type ClaimedFolder, claimRunFolder, type Resume } from './claim_folder.ts';
 import { type Evaluation, evaluate } from './evaluate.ts';
+import { trainedAdapter } from './full_model.ts';
 import { collectFacts, dataFacts } from './provenance.ts';
 import { trainAdapter } from './train_adapter.ts';
 import type { TrainingArguments } from './training_arguments.ts';
@@ -80,7 +81,7 @@ export class SFTTrainer {
     });
     return trainAdapter(
       {
-        peftModel: this.model,
+        trained: trainedAdapter(this.model),
         trainExamples: train.examples,
         evalExamples: evaluation?.examples ?? null,
         settings: args.settings,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A training run around the loop: its folder, metrics, evaluations, checkpoints, and its end, good or bad. */
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { adapterNorms } from '../adapters/index.ts';
 import { messageOf, UserError } from '../src/errors.ts';
 import { writeFileAtomic } from '../src/files.ts';
@@ -43,14 +43,14 @@ export async function trainAdapter(given: TrainingJob, io: TrainingIo): Promise<
   const sizeLimit = io.handleSignals ? watchFileSizeLimit() : { stop: () => {} };
   const run = startRun(job, io, { say, isInterrupted: watch.isInterrupted });
   try {
-    job.peftModel.model.gradientCheckpointing = job.settings.gradient_checkpointing;
+    job.trained.model.gradientCheckpointing = job.settings.gradient_checkpointing;
     for (const line of describeRun(run)) say(line);
     const end = await runLoop(loopOptions(run), await begin(run));
     const interrupted = watch.isInterrupted();
     if (interrupted && run.savedStep !== end.step) await saveRun(run, end);
     if (!interrupted && job.settings.load_best_model_at_end) loadBest(run);
     job.claimed.lock.assertHeld();
-    await job.peftModel.savePretrained(adapterFolder(run));
+    await job.trained.savePretrained(adapterFolder(run));
     const result = summarize(run, end);
     io.progress?.finish();
     recordEnd(run, result, interrupted);
@@ -99,8 +99,8 @@ async function takeUp(run: Run, checkpoint: Checkpoint): Promise<TrainingProgres
 }
 
 function describeRun({ job, plan }: Run): string[] {
-  const { settings, peftModel, trainExamples } = job;
-  const { trainable, all, percent } = peftModel.counts();
+  const { settings, trained, trainExamples } = job;
+  const { trainable, all, percent } = trained.counts();
   const batch = `${settings.per_device_train_batch_size}${settings.gradient_accumulation_steps > 1 ? ` x ${settings.gradient_accumulation_steps}` : ''}`;
   return [
     `trainable parameters: ${formatCount(trainable)} of ${formatCount(all)} (${percent.toFixed(2)} %)`,
@@ -114,7 +114,7 @@ function loopOptions(run: Run): LoopOptions {
   const coveragePath = join(settings.output_dir, 'coverage.json');
   let coverageWritten = false;
   return {
-    model: job.peftModel.model,
+    model: job.trained.model,
     plan,
     examples: job.trainExamples,
     padTokenId: job.padTokenId,
@@ -132,8 +132,8 @@ function loopOptions(run: Run): LoopOptions {
       if (verdict === 'rollback') return rollBack(run, report);
       if (verdict === 'skip') run.say(`step ${report.step} is left out, its gradient is not finite: ${report.failure}`);
       run.recorder.step(report);
-      if (normsAreDue(report.step, plan.totalSteps)) {
-        run.recorder.adapterNorms(report, Object.fromEntries(adapterNorms(job.peftModel)));
+      if (job.trained.outputName === 'adapter' && normsAreDue(report.step, plan.totalSteps)) {
+        run.recorder.adapterNorms(report, Object.fromEntries(adapterNorms(job.trained)));
       }
       if (coverageWritten || !run.coverage.isComplete()) return undefined;
       writeCoverage(coveragePath, run.coverage.rows());
@@ -181,8 +181,8 @@ async function afterStep(run: Run, progress: TrainingProgress): Promise<void> {
 }
 
 async function runEvaluation(run: Run, progress: TrainingProgress): Promise<void> {
-  const { peftModel, evalExamples, settings, padTokenId } = run.job;
-  const evaluation = await evaluate(peftModel.model, evalExamples ?? [], {
+  const { trained, evalExamples, settings, padTokenId } = run.job;
+  const evaluation = await evaluate(trained.model, evalExamples ?? [], {
     batchSize: settings.per_device_eval_batch_size,
     padTokenId,
     isInterrupted: run.isInterrupted,
@@ -202,9 +202,9 @@ async function runEvaluation(run: Run, progress: TrainingProgress): Promise<void
 }
 
 async function writeSamples(run: Run, progress: TrainingProgress): Promise<void> {
-  const { peftModel, tokenizer, settings } = run.job;
+  const { trained, tokenizer, settings } = run.job;
   if (settings.sample_prompts === null) return;
-  const samples = await generateSamples(peftModel.model, tokenizer, settings);
+  const samples = await generateSamples(trained.model, tokenizer, settings);
   run.recorder.samples(progress, samples);
 }
 
@@ -250,7 +250,7 @@ function summarize(run: Run, end: TrainingProgress): TrainingResult {
   const { job, recorder } = run;
   const { losses, gradNorms, evalLosses, stepSeconds, skippedSteps } = recorder.history;
   const { best_global_step: bestStep, best_metric: bestMetric } = run.best.state();
-  const { trainable, all } = job.peftModel.counts();
+  const { trainable, all } = job.trained.counts();
   return {
     outputDir: job.settings.output_dir,
     adapterFolder: adapterFolder(run),
@@ -278,7 +278,8 @@ function describeResult({
   peakMemoryBytes: peak,
   adapterFolder: folder,
 }: TrainingResult): string {
-  return `${formatCount(steps)} steps in ${formatDuration(seconds)}, ${formatCount(tokensPerSecond)} tokens/s, peak memory ${formatBytes(peak)}; the adapter is in ${folder}`;
+  const what = basename(folder);
+  return `${formatCount(steps)} steps in ${formatDuration(seconds)}, ${formatCount(tokensPerSecond)} tokens/s, peak memory ${formatBytes(peak)}; the ${what} is in ${folder}`;
 }
 
 function interruption({ job, plan }: Run, result: TrainingResult): InterruptedError {
@@ -289,7 +290,7 @@ function interruption({ job, plan }: Run, result: TrainingResult): InterruptedEr
 }
 
 function adapterFolder({ job }: Run): string {
-  return join(job.settings.output_dir, 'adapter');
+  return join(job.settings.output_dir, job.trained.outputName);
 }
 
 /** Whether it is time, after `step` steps. Where a strategy acts at all, it also acts after the run's last step. */

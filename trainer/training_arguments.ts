@@ -66,6 +66,8 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
   declare readonly adamBeta1: number;
   declare readonly adamBeta2: number;
   declare readonly adamEpsilon: number;
+  declare readonly loraplusLrRatio: number | null;
+  declare readonly loraplusLrEmbedding: number;
   declare readonly maxGradNorm: number;
   declare readonly loggingSteps: number;
   declare readonly evalStrategy: TrainingArgumentsFields['evalStrategy'];

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a training run is given, and what it gives. */
-import type { PeftModel } from '../adapters/index.ts';
 import type { Example } from '../datasets/index.ts';
 import type { RunConfig } from '../src/config/schema.ts';
 import type { Progress } from '../src/logging/progress.ts';
 import type { Tokenizer } from '../src/tokenizer/tokenizer.ts';
 import type { ClaimedFolder } from './claim_folder.ts';
+import type { TrainedModel } from './full_model.ts';
 import type { RunFacts } from './provenance.ts';
 import type { EvalLoss } from './recorder.ts';
 
@@ -14,7 +14,7 @@ export type TrainerSettings = RunConfig['trainer'];
 
 export interface TrainingJob {
   /** Its weights are replaced by the checkpoint's in a resumed run. */
-  peftModel: PeftModel;
+  trained: TrainedModel;
   trainExamples: readonly Example[];
   /** Needed when `settings.eval_strategy` is not no. */
   evalExamples: readonly Example[] | null;
@@ -45,7 +45,7 @@ export interface TrainingIo {
 
 export interface TrainingResult {
   outputDir: string;
-  /** The final adapter. */
+  /** The final adapter; the final model, when that trains whole. */
   adapterFolder: string;
   backend: string;
   /** Parameters that train. */

@@ -8,7 +8,12 @@ const rank = z.int().min(1);
 
 export const adapterSchema = z
   .strictObject({
-    type: z.enum(['lora']).default('lora').describe('Kind of adapter.'),
+    type: z
+      .enum(['lora', 'full'])
+      .default('lora')
+      .describe(
+        'What trains. lora: an adapter. full: every parameter of the model, which is written whole; none of the other keys here are for it.',
+      ),
     r: rank.default(8).describe('Rank of the update lora_B @ lora_A.'),
     lora_alpha: z
       .number()

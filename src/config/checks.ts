@@ -3,6 +3,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { looksLikeRepo } from '../hub.ts';
+import { adapterSchema } from './adapter_schema.ts';
 import { type ConfigProblem, get, notFound, problem } from './config_problem.ts';
 import { evalProblems } from './eval_checks.ts';
 import { problemsOfSource } from './source_checks.ts';
@@ -46,6 +47,7 @@ function modelProblems(config: unknown): ConfigProblem[] {
 }
 
 function adapterProblems(config: unknown): ConfigProblem[] {
+  if (get(config, 'adapter', 'type') === 'full') return fullModelProblems(config);
   const folder = get(config, 'adapter', 'init_from');
   if (typeof folder !== 'string') return [];
   const problems: ConfigProblem[] = [];
@@ -64,4 +66,15 @@ function adapterProblems(config: unknown): ConfigProblem[] {
     );
   }
   return problems;
+}
+
+/** A resolved config holds every key: what stands at its default asks for nothing. */
+function fullModelProblems(config: unknown): ConfigProblem[] {
+  const defaults: Record<string, unknown> = { ...adapterSchema.parse({}), type: 'full' };
+  return Object.keys(defaults)
+    .filter((key) => {
+      const value = get(config, 'adapter', key);
+      return value !== undefined && JSON.stringify(value) !== JSON.stringify(defaults[key]);
+    })
+    .map((key) => problem(`adapter.${key}`, 'type: full trains the model itself, without an adapter; remove this key'));
 }

@@ -8,6 +8,7 @@ import { LR_SCHEDULE_KWARGS, type LrSchedulerType } from './lr_schedules.ts';
 export function trainerProblems(config: unknown): ConfigProblem[] {
   return [
     ...warmupProblems(config),
+    ...loraplusProblems(config),
     ...scheduleProblems(config),
     ...strategyProblems(config, 'eval'),
     ...strategyProblems(config, 'save'),
@@ -16,6 +17,19 @@ export function trainerProblems(config: unknown): ConfigProblem[] {
     ...divergenceProblems(config),
     ...sampleProblems(config),
   ];
+}
+
+function loraplusProblems(config: unknown): ConfigProblem[] {
+  const ratio = get(config, 'trainer', 'loraplus_lr_ratio') ?? null;
+  const embedding = get(config, 'trainer', 'loraplus_lr_embedding') ?? 1e-6;
+  if (ratio === null) {
+    return embedding === 1e-6
+      ? []
+      : [problem('trainer.loraplus_lr_embedding', 'only loraplus_lr_ratio uses this, and it is not set')];
+  }
+  return get(config, 'adapter', 'type') === 'full'
+    ? [problem('trainer.loraplus_lr_ratio', 'adapter.type: full has no lora_B to learn faster; remove one of the two')]
+    : [];
 }
 
 const WITHOUT_WARMUP: readonly unknown[] = ['constant', 'reduce_lr_on_plateau'];

@@ -65,6 +65,19 @@ export const trainerSchema = z
     adam_beta1: z.number().min(0).lt(1).default(0.9).describe('Decay of the first moment.'),
     adam_beta2: z.number().min(0).lt(1).default(0.999).describe('Decay of the second moment.'),
     adam_epsilon: z.number().gt(0).default(1e-8).describe('Added to the root of the second moment.'),
+    loraplus_lr_ratio: z
+      .number()
+      .gt(0)
+      .nullable()
+      .default(null)
+      .describe(
+        'LoRA+ (arXiv 2402.12354): learning rate of lora_B and of vectors, as a multiple of learning_rate; 16 is usual. null: one rate for all.',
+      ),
+    loraplus_lr_embedding: z
+      .number()
+      .gt(0)
+      .default(1e-6)
+      .describe('With loraplus_lr_ratio, the peak learning rate of an adapter of the embeddings.'),
     max_grad_norm: z
       .number()
       .min(0)

@@ -206,7 +206,7 @@ describe('a mistake', () => {
     ],
     [
       { adapter: 'type: dora' },
-      'run.yaml:8:3: adapter.type: found the string "dora"; expected one of lora; did you mean lora?',
+      'run.yaml:8:3: adapter.type: found the string "dora"; expected one of lora, full; did you mean lora?',
     ],
     [
       { model: 'matmul_precision: bf16' },
@@ -266,6 +266,22 @@ describe('a mistake', () => {
 
 describe('keys that contradict or need each other', () => {
   it.each([
+    [
+      { adapter: 'type: full\n  r: 4' },
+      '9:3: adapter.r: type: full trains the model itself, without an adapter; remove this key',
+    ],
+    [
+      { adapter: 'type: full\n  modules_to_save: [lm_head]' },
+      '9:3: adapter.modules_to_save: type: full trains the model itself, without an adapter; remove this key',
+    ],
+    [
+      { adapter: 'type: full', trainer: 'loraplus_lr_ratio: 16' },
+      'trainer.loraplus_lr_ratio: adapter.type: full has no lora_B to learn faster; remove one of the two',
+    ],
+    [
+      { trainer: 'loraplus_lr_embedding: 1e-4' },
+      '7:3: trainer.loraplus_lr_embedding: only loraplus_lr_ratio uses this, and it is not set',
+    ],
     [
       { trainer: 'eval_strategy: epoch' },
       '7:3: trainer.eval_strategy: epoch needs data.eval, the records to evaluate on',

@@ -51,8 +51,9 @@ async function train(context: CliContext, path: string | undefined, options: Tra
   const losses = `loss ${result.losses[0]?.toFixed(4)} → ${result.losses.at(-1)?.toFixed(4)}`;
   const evaluated = evalLoss ? `, on data.eval ${evalLoss.loss.toFixed(4)}` : '';
   context.print(`trained ${result.steps} steps in ${formatDuration(result.seconds)}: ${losses}${evaluated}\n`);
-  context.print(`adapter: ${result.adapterFolder}\n`);
-  context.print(`try it:  mambatune generate --adapter ${result.adapterFolder} --prompt "…"\n`);
+  const what = config.adapter.type === 'full' ? 'model' : 'adapter';
+  context.print(`${`${what}:`.padEnd(9)}${result.adapterFolder}\n`);
+  context.print(`try it:  mambatune generate --${what} ${result.adapterFolder} --prompt "…"\n`);
   return result;
 }
 
