@@ -3,8 +3,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { getPeftModel, LoraConfig, type LoraConfigFields, mergeAndSave, PeftModel } from '../../adapters/index.ts';
+import { valueAndGradients } from '../../src/autograd/index.ts';
 import { selectBackend } from '../../src/backends/select.ts';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { ConfigError, UserError } from '../../src/errors.ts';
@@ -14,6 +15,7 @@ import { temporaryFolder } from '../helpers/temporary_folder.ts';
 import {
   ALL,
   adapted,
+  batch,
   CONFIG,
   expectMerges,
   expectSlopes,
@@ -31,6 +33,7 @@ const OPTIONS: [name: string, fields: Partial<LoraConfigFields>, base: string[]]
   ['lora_bias', { targetModules: ['in_proj', 'x_proj', 'dt_proj', 'out_proj'], loraBias: true }, []],
   ['rank_pattern', { targetModules: ALL, rankPattern: { '(x|dt)_proj': 3, embeddings: 1 } }, []],
   ['alpha_pattern, rslora', { targetModules: ALL, loraAlpha: 2, alphaPattern: { in_proj: 3 }, useRslora: true }, []],
+  ['dora', { targetModules: ALL, useDora: true }, []],
   ['conv1d', { targetModules: ['conv1d', 'in_proj'], rankPattern: { conv1d: 3 } }, []],
   ['conv1d, dora', { targetModules: ['conv1d'], useDora: true, modulesToSave: ['D'] }, ['D']],
   [
@@ -92,6 +95,27 @@ describe.each(OPTIONS)('%s', (_, fields) => {
 
   it('begins at the base model', () => {
     expect(logitsOf(adapted({ ...fields, initLoraWeights: true }).model)).toEqual(logitsOf(newModel()));
+  });
+
+  it('a step uploads nothing, as it must to be recorded', () => {
+    const { model } = adapted({ ...RANDOM, ...fields });
+    const device = model.upload(batch());
+    const upstream = tf.scalar(1);
+    const step = () =>
+      tf.dispose(
+        valueAndGradients(() => model.lossSumOn(device).lossSum, [...model.trainableParameters().values()], {
+          upstream: [upstream],
+        }) as unknown as tf.TensorContainer,
+      );
+    tf.tidy(step);
+    const backend = tf.backend() as unknown as Record<'write' | 'move', (...given: unknown[]) => unknown>;
+    const spies = (['write', 'move'] as const).map((name) => vi.spyOn(backend, name));
+    tf.tidy(step);
+    for (const spy of spies) {
+      expect(spy).not.toHaveBeenCalled();
+      spy.mockRestore();
+    }
+    tf.dispose([upstream, ...Object.values(device)]);
   });
 
   it('gradients are the same with gradient checkpointing', () => {
