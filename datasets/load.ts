@@ -1,153 +1,195 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Loads a dataset: a JSONL file, a folder of them, or a Hub dataset whose files are JSONL. */
-import { readdirSync, statSync } from 'node:fs';
-import { join, sep } from 'node:path';
+/** Datasets from files, folders, globs and the Hub: as a stream of records, or loaded whole. */
+import { existsSync, statSync } from 'node:fs';
 import { UserError } from '../src/errors.ts';
-import { fileError } from '../src/files.ts';
-import { type HubOptions, looksLikeRepo, resolveRepoFiles } from '../src/hub.ts';
-import { readJsonl } from './readers/jsonl.ts';
-import { type DataRecord, type FieldNames, type RecordKind, recordParser } from './records.ts';
-import { filesOfSplit } from './splits.ts';
+import { type HubOptions, looksLikeRepo } from '../src/hub.ts';
+import type { RecordOrigin } from './fields.ts';
+import { type DatasetFiles, type FindFilesOptions, hubFiles, isGlob, localFiles } from './files.ts';
+import { formatOf } from './formats.ts';
+import type { DataFile } from './readers/row.ts';
+import type { SampleBy } from './readers/text.ts';
+import { type DataRecord, type FieldNames, recordParser } from './records.ts';
 
 export interface Dataset {
-  /** What messages call it: the file, or the folder or Hub id with its split. */
+  /** What messages call it: the file, or the folder, glob or Hub id with its split. */
   name: string;
-  /** All records are of this kind. */
-  kind: RecordKind;
   /** At least one. */
   records: DataRecord[];
 }
 
-export interface LoadDatasetOptions extends FieldNames, HubOptions {
-  /** Split of a folder or Hub dataset, found by file names (`filesOfSplit`). Default `train`. A file has none. */
-  split?: string;
+export interface ReadOptions extends FieldNames {
+  /** What of a text file is one record. Default line. */
+  sampleBy?: SampleBy;
+}
+
+export interface LoadDatasetOptions extends ReadOptions, FindFilesOptions {
+  /** What a broken line or record does: end with its place (default), or be left out and counted in a message. */
+  onBadRecord?: 'error' | 'skip';
 }
 
 /** The source of records in a run config (`data.train`, `data.eval`). */
 export interface DatasetSource {
-  path: string | null;
-  hub: string | null;
-  split: string | null;
-  revision: string | null;
-  text_field: string | null;
-  prompt_field: string | null;
-  completion_field: string | null;
+  path?: string | null;
+  hub?: string | null;
+  split?: string | null;
+  revision?: string | null;
+  text_field?: string | null;
+  prompt_field?: string | null;
+  completion_field?: string | null;
+  messages_field?: string | null;
+  instruction_field?: string | null;
+  input_field?: string | null;
+  output_field?: string | null;
+  sample_by?: SampleBy;
 }
 
-/** A file to read, and what messages call it. */
-interface NamedFile {
-  path: string;
-  name: string;
+/** A record, or what is wrong with it. */
+export type ReadRecord = { record: DataRecord } | { fault: UserError; origin: RecordOrigin };
+
+/** A dataset that is read as it is needed. */
+export interface RecordSource extends DatasetFiles {
+  /** What decides the records beside the files. */
+  readOptions: ReadOptions;
 }
 
 /**
- * Loads a dataset by one name: a file or folder when there is one at that path, otherwise a Hub id.
+ * Loads a dataset by one name: a file, folder or glob when there is one at that path, otherwise a Hub id.
  *
  * @throws UserError when there is neither, when no file makes the split (lists the files there are), when the dataset is
- *   empty, and with `file:line` for a line or record that cannot be read.
+ *   empty, and with its place for a record that cannot be read, unless `onBadRecord` is skip.
  */
 export async function loadDataset(pathOrHub: string, options: LoadDatasetOptions = {}): Promise<Dataset> {
-  if (statSync(pathOrHub, { throwIfNoEntry: false }) !== undefined) return loadLocalDataset(pathOrHub, options);
-  if (looksLikeRepo(pathOrHub) && !pathOrHub.endsWith('.jsonl')) return loadHubDataset(pathOrHub, options);
+  const { onBadRecord = 'error', ...rest } = options;
+  const source = await findDataset(pathOrHub, rest);
+  const bad = createBadRecords(source.name, onBadRecord);
+  const records: DataRecord[] = [];
+  for await (const read of readRecords(source)) {
+    if ('fault' in read) bad.add(read.fault);
+    else records.push(read.record);
+  }
+  for (const line of bad.messages()) rest.onMessage?.(line);
+  if (records.length === 0) throw emptyDataset(source.name);
+  return { name: source.name, records };
+}
+
+async function findDataset(pathOrHub: string, options: Omit<LoadDatasetOptions, 'onBadRecord'>): Promise<RecordSource> {
+  const isLocal = existsSync(pathOrHub) || isGlob(pathOrHub);
+  if (isLocal) return { ...localFiles(pathOrHub, options), readOptions: readOptionsOf(options) };
+  if (looksLikeRepo(pathOrHub) && !formatOf(pathOrHub)) {
+    return { ...(await hubFiles(pathOrHub, options)), readOptions: readOptionsOf(options) };
+  }
   throw new UserError(`there is no file or folder ${pathOrHub}, and it is no Hub dataset id (owner/name)`);
 }
 
-/** Loads the dataset that a run config names. Throws what `loadDataset` does. */
-export async function loadDatasetSource(
+/**
+ * Finds the files of the dataset that a run config names.
+ * @throws UserError when there are none
+ */
+export async function openDatasetSource(
   source: DatasetSource,
-  options: Omit<HubOptions, 'revision'> = {},
-): Promise<Dataset> {
-  const all: LoadDatasetOptions = {
-    ...options,
-    split: source.split ?? undefined,
-    revision: source.revision ?? undefined,
+  hub: Omit<HubOptions, 'revision'> = {},
+): Promise<RecordSource> {
+  const find = { ...hub, split: source.split ?? undefined, revision: source.revision ?? undefined };
+  const readOptions = readOptionsOf({
     textField: source.text_field ?? undefined,
     promptField: source.prompt_field ?? undefined,
     completionField: source.completion_field ?? undefined,
-  };
-  if (source.path !== null) return loadLocalDataset(source.path, all);
-  if (source.hub !== null) return loadHubDataset(source.hub, all);
+    messagesField: source.messages_field ?? undefined,
+    instructionField: source.instruction_field ?? undefined,
+    inputField: source.input_field ?? undefined,
+    outputField: source.output_field ?? undefined,
+    sampleBy: source.sample_by,
+  });
+  if (source.path != null) return { ...localFiles(source.path, find), readOptions };
+  if (source.hub != null) return { ...(await hubFiles(source.hub, find)), readOptions };
   throw new UserError('a data source needs path or hub; found neither');
 }
 
-async function loadLocalDataset(path: string, options: LoadDatasetOptions): Promise<Dataset> {
-  const { split, revision } = options;
-  if (revision !== undefined) {
-    throw new UserError(`${path}: found revision ${revision}, but only a Hub dataset has revisions`);
-  }
-  const folderFiles = listFiles(path);
-  if (folderFiles === undefined) {
-    if (split === undefined) return readDataset([{ path, name: path }], path, options);
-    throw new UserError(`${path}: found split ${split}, but this is a file, which has no splits`);
-  }
-  const chosen = chooseFiles(folderFiles, split ?? 'train', path).map((name) => join(path, name));
-  const [only, ...others] = chosen;
-  const name = only !== undefined && others.length === 0 ? only : `${path} (${split ?? 'train'})`;
-  return readDataset(
-    chosen.map((file) => ({ path: file, name: file })),
-    name,
-    options,
+function readOptionsOf(options: ReadOptions): ReadOptions {
+  const { textField, promptField, completionField, messagesField, instructionField, inputField, outputField } = options;
+  const fields = { textField, promptField, completionField, messagesField, instructionField, inputField, outputField };
+  return { ...fields, sampleBy: options.sampleBy ?? 'line' };
+}
+
+/**
+ * The records of a source, file after file, read as they are asked for.
+ * @param onProgress gets the fraction of the files' bytes that has been read, now and then
+ * @throws UserError for a file that cannot be read; faults of single records come as such
+ */
+export async function* readRecords(
+  { files, readOptions }: Pick<RecordSource, 'files' | 'readOptions'>,
+  onProgress: (fraction: number) => void = () => {},
+): AsyncGenerator<ReadRecord> {
+  const parse = recordParser(readOptions);
+  const sizes = files.map(({ path }) => statSync(path, { throwIfNoEntry: false })?.size ?? 0);
+  const total = Math.max(
+    1,
+    sizes.reduce((sum, size) => sum + size, 0),
   );
-}
-
-async function loadHubDataset(repo: string, options: LoadDatasetOptions): Promise<Dataset> {
-  const { split = 'train', revision, cacheDir, hubUrl, onMessage } = options;
-  const { folder, files } = await resolveRepoFiles({
-    repo,
-    type: 'dataset',
-    revision,
-    select: (paths) => chooseFiles(paths, split, repo),
-    cacheDir,
-    hubUrl,
-    onMessage,
-  });
-  const named = files.map((file) => ({ path: join(folder, file), name: `${repo}/${file}` }));
-  return readDataset(named, `${repo} (${split})`, options);
-}
-
-/** The files in a folder, as relative paths with forward slashes, hidden ones left out; undefined for a file. */
-function listFiles(path: string): string[] | undefined {
-  try {
-    if (!statSync(path).isDirectory()) return undefined;
-    return readdirSync(path, { recursive: true, encoding: 'utf8' })
-      .map((name) => name.split(sep).join('/'))
-      .filter((name) => !name.split('/').some((part) => part.startsWith('.')));
-  } catch (error) {
-    throw fileError(error, path, 'read');
-  }
-}
-
-/** The JSONL files of a split, or an error that lists what there is. */
-function chooseFiles(paths: readonly string[], split: string, where: string): string[] {
-  const jsonl = paths.filter((path) => path.toLowerCase().endsWith('.jsonl'));
-  const files = filesOfSplit(jsonl, split);
-  if (files.length > 0) return files;
-  throw new UserError(
-    jsonl.length === 0
-      ? `${where}: found no JSONL file (*.jsonl). Its files are: ${list(paths)}`
-      : `${where}: found no JSONL file of split ${split}; expected a name such as ${split}.jsonl. Its JSONL files are: ${list(jsonl)}`,
-  );
-}
-
-function list(paths: readonly string[]): string {
-  if (paths.length === 0) return 'none';
-  const shown = paths.slice(0, 20).join(', ');
-  return paths.length > 20 ? `${shown} and ${paths.length - 20} more` : shown;
-}
-
-async function readDataset(files: readonly NamedFile[], name: string, fields: FieldNames): Promise<Dataset> {
-  const parse = recordParser(fields);
-  const records: DataRecord[] = [];
-  for (const file of files) {
-    for await (const { value, line } of readJsonl(file.path, file.name)) {
-      records.push(parse(value, { file: file.name, line }));
+  let before = 0;
+  for (const [index, { path, name }] of files.entries()) {
+    const size = sizes[index] as number;
+    const file: DataFile = { path, name, onProgress: (share) => onProgress((before + share * size) / total) };
+    const format = formatOf(file.path);
+    if (format === undefined) throw new Error(`${file.path} is no data file`);
+    for await (const row of format.read(file, readOptions.sampleBy ?? 'line')) {
+      if ('fault' in row) yield row;
+      else yield parsed(() => parse(row.value, row.origin), row.origin);
     }
+    before += size;
+    onProgress(before / total);
   }
-  const [first] = records;
-  if (first === undefined) {
-    throw new UserError(
-      `${name}: the dataset is empty; expected at least one line with a JSON object such as {"text": "…"}`,
-    );
+}
+
+function parsed(parse: () => DataRecord, origin: RecordOrigin): ReadRecord {
+  try {
+    return { record: parse() };
+  } catch (error) {
+    if (error instanceof UserError) return { fault: error, origin };
+    throw error;
   }
-  return { name, kind: first.kind, records };
+}
+
+export interface BadRecords {
+  /** @throws the fault, unless bad records are skipped */
+  add(fault: UserError): void;
+  /** What `read` gives; undefined for a bad record that is skipped. */
+  attempt<T>(read: () => T): T | undefined;
+  /** One line on them, when there were any. */
+  messages(): string[];
+}
+
+/** Decides what a broken record does. */
+export function createBadRecords(name: string, onBadRecord: 'error' | 'skip'): BadRecords {
+  let count = 0;
+  let first = '';
+  const add = (fault: UserError) => {
+    if (onBadRecord === 'error') throw fault;
+    if (count === 0) first = fault.message;
+    count += 1;
+  };
+  return {
+    add,
+    attempt: (read) => {
+      try {
+        return read();
+      } catch (error) {
+        if (!(error instanceof UserError)) throw error;
+        add(error);
+        return undefined;
+      }
+    },
+    messages: () =>
+      count === 0
+        ? []
+        : [
+            `${name}: ${count} bad ${count === 1 ? 'record was' : 'records were'} left out (on_bad_record: skip). The first: ${first}`,
+          ],
+  };
+}
+
+export function emptyDataset(name: string): UserError {
+  return new UserError(
+    `${name}: the dataset is empty; expected at least one record, such as a line with a JSON object {"text": "…"}`,
+  );
 }

@@ -1,40 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-/**
- * Records to token ids and labels, as trl's SFTTrainer does it: a prompt and its completion are tokenized as one text, and
- * the prompt's share of the ids is as long as the prompt tokenized alone.
- */
+/** Datasets to token ids and labels: cut to length, checked against the vocabulary, counted. */
+import { createHash, type Hash } from 'node:crypto';
 import { UserError } from '../src/errors.ts';
 import type { Tokenizer } from '../src/tokenizer/tokenizer.ts';
+import { type EncodeOptions, type Example, recordEncoder } from './encode.ts';
+import { IGNORE_INDEX, recordError } from './fields.ts';
 import type { Dataset } from './load.ts';
-import { type DataRecord, IGNORE_INDEX } from './records.ts';
+import type { DataRecord } from './records.ts';
+import type { Sequence, SequenceList } from './sequences.ts';
 
-/** One training sequence. */
-export interface Example {
-  inputIds: Int32Array;
-  /** As long as `inputIds` and not shifted: the id, or -100 where there is no loss. */
-  labels: Int32Array;
-  /** Ids that belong to the prompt; 0 for records without one. */
-  promptLength: number;
-}
-
-export interface TokenizeOptions {
+export interface TokenizeOptions extends EncodeOptions {
   /** Most tokens of an example, at least 2; the rest is cut off. Default 1024. */
   maxLength?: number;
-  /**
-   * Whether the prompt carries no loss. Default null: it carries none in records of prompt and completion. It does not
-   * touch records that bring their own labels.
-   */
-  completionOnlyLoss?: boolean | null;
-  /** End each text or completion with the tokenizer's end-of-text id, unless it already does. Default true. */
-  appendEos?: boolean;
   /** Rows of the model's embedding: every id must be below. Default `tokenizer.vocabSize`. */
   vocabSize?: number;
 }
 
 export interface TokenizedDataset {
   /** In the order of the records, without the skipped ones. */
-  examples: Example[];
+  examples: SequenceList;
   report: TokenizeReport;
+  /** Closes the files that the examples are read from, where there are any. */
+  close?(): void;
 }
 
 export interface TokenizeReport {
@@ -48,64 +35,102 @@ export interface TokenizeReport {
   longest: number;
   /** Records left out because no position of theirs carries loss. */
   skipped: number;
-  /** Records masked although the prompt's ids are not the first ids of the whole: the mask's end is off by a token or so. */
+  /** Records masked although the ids of a prompt are not the first ids of the whole: a mask's end is off by a token or so. */
   promptMismatches: number;
   /** Tokens of all examples. */
   tokens: number;
   /** Positions of all examples that carry loss. */
   lossTokens: number;
+  /** Over ids and labels of all examples, in their order. */
+  sha256: string;
+}
+
+/** A record as it trains. */
+export interface PreparedRecord {
+  /** Cut to `maxLength`. */
+  example: Example;
+  /** Tokens before cutting. */
+  length: number;
+  /** Positions of the example that carry loss; without one it is left out. */
+  lossTokens: number;
+  promptMismatch: boolean;
+}
+
+/**
+ * Prepares one record after the other.
+ *
+ * @throws UserError when `appendEos` meets a tokenizer without end-of-text token; from the returned function, with the record's
+ *   place, for a record whose ids the model does not have, that `completionOnlyLoss: true` cannot mask or a chat template refuses
+ */
+export function recordPreparer(
+  tokenizer: Tokenizer,
+  options: TokenizeOptions = {},
+): (record: DataRecord) => PreparedRecord {
+  const { maxLength = DEFAULT_MAX_LENGTH, vocabSize = tokenizer.vocabSize, ...encoding } = options;
+  const encode = recordEncoder(tokenizer, encoding);
+  return (record) => {
+    const { example: whole, promptMismatch } = encode(record);
+    checkIds(whole, record, vocabSize);
+    const example = truncate(whole, maxLength);
+    return { example, length: whole.inputIds.length, lossTokens: countLossTokens(example.labels), promptMismatch };
+  };
 }
 
 /**
  * Tokenizes a dataset.
  *
- * @throws UserError, with `file:line`, for a record whose ids the model does not have, or that `completionOnlyLoss: true`
- *   cannot mask; when `appendEos` meets a tokenizer without end-of-text token; when no record is left to learn from.
+ * @throws UserError what `recordPreparer` does, and when no record is left to learn from
  */
 export function tokenizeDataset(
   dataset: Dataset,
   tokenizer: Tokenizer,
   options: TokenizeOptions = {},
-): TokenizedDataset {
-  const { maxLength = 1024, completionOnlyLoss = null, appendEos = true, vocabSize = tokenizer.vocabSize } = options;
-  const eosTokenId = appendEos ? endOfText(tokenizer) : undefined;
-
+): TokenizedDataset & { examples: Example[] } {
+  const prepare = recordPreparer(tokenizer, options);
   const examples: Example[] = [];
-  const report: TokenizeReport = {
-    name: dataset.name,
-    records: dataset.records.length,
-    maxLength,
-    truncated: 0,
-    longest: 0,
-    skipped: 0,
-    promptMismatches: 0,
-    tokens: 0,
-    lossTokens: 0,
-  };
+  const report = emptyReport(dataset.name, options.maxLength ?? DEFAULT_MAX_LENGTH);
+  const hash = createHash('sha256');
   for (const record of dataset.records) {
-    const { example, promptMismatch } = tokenizeRecord(record, tokenizer, eosTokenId, completionOnlyLoss);
-    checkIds(example, record, vocabSize);
-    const length = example.inputIds.length;
-    report.longest = Math.max(report.longest, length);
-    if (length > maxLength) report.truncated += 1;
-    if (promptMismatch) report.promptMismatches += 1;
-
-    const cut = truncate(example, maxLength);
-    const lossTokens = countLossTokens(cut.labels);
-    if (lossTokens === 0) {
-      report.skipped += 1;
-      continue;
-    }
-    examples.push(cut);
-    report.tokens += cut.inputIds.length;
-    report.lossTokens += lossTokens;
+    const prepared = prepare(record);
+    count(report, prepared);
+    if (prepared.lossTokens === 0) continue;
+    examples.push(prepared.example);
+    hashSequence(hash, prepared.example);
   }
-  if (examples.length === 0) {
-    throw new UserError(
-      `${dataset.name}: none of ${report.records} records leaves a token to learn from; check max_length (${maxLength}) and completion_only_loss`,
-    );
-  }
+  report.sha256 = hash.digest('hex');
+  if (examples.length === 0) throw nothingToLearn(report);
   return { examples, report };
+}
+
+const DEFAULT_MAX_LENGTH = 1024;
+
+export function emptyReport(name: string, maxLength: number): TokenizeReport {
+  const counts = { records: 0, truncated: 0, longest: 0, skipped: 0, promptMismatches: 0, tokens: 0, lossTokens: 0 };
+  return { name, maxLength, ...counts, sha256: '' };
+}
+
+/** Counts a record in. */
+export function count(report: TokenizeReport, { example, length, lossTokens, promptMismatch }: PreparedRecord): void {
+  report.records += 1;
+  report.longest = Math.max(report.longest, length);
+  if (length > report.maxLength) report.truncated += 1;
+  if (promptMismatch) report.promptMismatches += 1;
+  if (lossTokens === 0) {
+    report.skipped += 1;
+    return;
+  }
+  report.tokens += example.inputIds.length;
+  report.lossTokens += lossTokens;
+}
+
+export function hashSequence(hash: Hash, { inputIds, labels }: Sequence): void {
+  hash.update(Int32Array.of(inputIds.length)).update(inputIds).update(labels);
+}
+
+export function nothingToLearn({ name, records, maxLength }: TokenizeReport): UserError {
+  return new UserError(
+    `${name}: none of ${records} records leaves a token to learn from; check max_length (${maxLength}) and completion_only_loss`,
+  );
 }
 
 /** What a person should know of a tokenization, one line each; empty when all went in whole. */
@@ -122,54 +147,10 @@ export function tokenizeMessages(report: TokenizeReport): string[] {
   }
   if (promptMismatches > 0) {
     messages.push(
-      `${name}: in ${promptMismatches} of ${records} records the prompt's tokens are not the first tokens of prompt + completion, so the loss mask may be off by a token; begin completions with a space or end prompts with a line break`,
+      `${name}: in ${promptMismatches} of ${records} records the tokens of a prompt are not the first tokens of prompt and answer, so the loss mask may be off by a token; begin completions with a space or end prompts with a line break`,
     );
   }
   return messages;
-}
-
-function endOfText(tokenizer: Tokenizer): number {
-  if (tokenizer.eosTokenId === undefined) {
-    throw new UserError(
-      'append_eos is true, but the tokenizer has no eos_token; give it one, or set append_eos: false',
-    );
-  }
-  return tokenizer.eosTokenId;
-}
-
-function tokenizeRecord(
-  record: DataRecord,
-  tokenizer: Tokenizer,
-  eosTokenId: number | undefined,
-  completionOnlyLoss: boolean | null,
-): { example: Example; promptMismatch: boolean } {
-  if (record.kind === 'prompt-completion') {
-    const masked = completionOnlyLoss ?? true;
-    const prompt = tokenizer.encode(record.prompt);
-    const whole = withEos(tokenizer.encode(record.prompt + record.completion), eosTokenId);
-    const promptLength = Math.min(prompt.length, whole.length);
-    const inputIds = Int32Array.from(whole);
-    const labels = Int32Array.from(inputIds);
-    if (masked) labels.fill(IGNORE_INDEX, 0, promptLength);
-    const promptMismatch = masked && prompt.some((id, position) => whole[position] !== id);
-    return { example: { inputIds, labels, promptLength }, promptMismatch };
-  }
-  if (completionOnlyLoss === true && !(record.kind === 'input-ids' && record.labels !== undefined)) {
-    const found = record.kind === 'text' ? 'a text' : 'input_ids without labels';
-    throw new UserError(
-      `${record.file}:${record.line}: completion_only_loss is true, but the record is ${found}; expected prompt and completion`,
-    );
-  }
-  if (record.kind === 'input-ids') {
-    const { inputIds, labels = Int32Array.from(inputIds) } = record;
-    return { example: { inputIds, labels, promptLength: 0 }, promptMismatch: false };
-  }
-  const inputIds = Int32Array.from(withEos(tokenizer.encode(record.text), eosTokenId));
-  return { example: { inputIds, labels: Int32Array.from(inputIds), promptLength: 0 }, promptMismatch: false };
-}
-
-function withEos(ids: number[], eosTokenId: number | undefined): number[] {
-  return eosTokenId === undefined || ids.at(-1) === eosTokenId ? ids : [...ids, eosTokenId];
 }
 
 function checkIds(example: Example, record: DataRecord, vocabSize: number): void {
@@ -177,8 +158,9 @@ function checkIds(example: Example, record: DataRecord, vocabSize: number): void
   const position = inputIds.findIndex((id, at) => id >= vocabSize || (labels[at] ?? 0) >= vocabSize);
   if (position === -1) return;
   const id = Math.max(inputIds[position] ?? 0, labels[position] ?? 0);
-  throw new UserError(
-    `${record.file}:${record.line}: token ${position} has id ${id}; the model's vocabulary has ${vocabSize} ids, from 0. Is this the model's own tokenizer?`,
+  throw recordError(
+    record,
+    `token ${position} has id ${id}; the model's vocabulary has ${vocabSize} ids, from 0. Is this the model's own tokenizer?`,
   );
 }
 

@@ -167,7 +167,11 @@ export async function hashFolder(folder: string): Promise<Record<string, string>
   return hashes;
 }
 
-async function hashFile(path: string): Promise<string> {
+/**
+ * The SHA-256 of a file's content, in hexadecimal.
+ * @throws UserError when it cannot be read
+ */
+export async function hashFile(path: string): Promise<string> {
   const blob = basename(realpathSync(path));
   if (BLOB_NAME.test(blob)) return blob;
   const hash = createHash('sha256');

@@ -134,6 +134,11 @@ export function selectModelFiles(paths: string[]): string[] {
   return [...configs, ...selectTokenizerFiles(paths), ...weights];
 }
 
+/** config.json alone. */
+export function selectConfigFile(paths: string[]): string[] {
+  return paths.filter((path) => path === 'config.json');
+}
+
 /** The files a tokenizer is made from. */
 export function selectTokenizerFiles(paths: string[]): string[] {
   const wanted = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja'];

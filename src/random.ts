@@ -21,6 +21,10 @@ export const randomStreams = {
   bootstrap: 12,
   /** Noise on the embeddings; the substream is the batch. */
   neftune: 13,
+  /** Order of length-grouped batches; the substream is the epoch. */
+  batchOrder: 10,
+  /** Choice and order of mixed data sources. */
+  mixture: 11,
 } as const;
 
 /** Where a generator stands; plain JSON. */
@@ -135,4 +139,14 @@ function checkInteger(name: string, value: number, limit: number): number {
     throw new UserError(`random ${name}: found ${value}; expected an integer in [0, 2^${Math.log2(limit)})`);
   }
   return value;
+}
+
+/** Shuffles by Fisher and Yates, in place. */
+export function shuffle<T>(items: { length: number; [index: number]: T }, random: Random): void {
+  for (let last = items.length - 1; last > 0; last--) {
+    const other = random.below(last + 1);
+    const moved = items[last] as T;
+    items[last] = items[other] as T;
+    items[other] = moved;
+  }
 }

@@ -4,7 +4,7 @@ import type { Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batch } from '../datasets/index.ts';
 import { valueAndGradients } from '../src/autograd/index.ts';
-import type { DeviceBatch } from '../src/model/causal_lm.ts';
+import type { DeviceBatch, LossBatch } from '../src/model/causal_lm.ts';
 import type { LossOptions } from '../src/ops/linear_cross_entropy.ts';
 import type { Coverage } from './coverage.ts';
 import type { TrainableModel } from './model.ts';
@@ -41,6 +41,11 @@ export interface StepOutcome {
   gradNorm: number;
   /** Where a number stopped being finite, when one did; no parameter has changed then. */
   failure?: string;
+}
+
+/** What the model is given of a batch. Padding is at the right, where nothing before it can see it: no mask is needed. */
+export function modelBatch({ inputIds, labels, seqIdx, batch, seqlen }: Batch): LossBatch {
+  return { inputIds, labels, ...(seqIdx && { seqIdx }), batch, seqlen };
 }
 
 /** Tokens that carry loss. */

@@ -39,7 +39,7 @@ const MAY_CHANGE = new Set([
 const NOT_COMPARED = new Set(['output_dir', 'backend']);
 
 /** The settings that a checkpoint keeps. */
-export function settingsOf({ settings, facts, trained, shuffle, padTokenId }: TrainingJob): Settings {
+export function settingsOf({ settings, facts, trained, shuffle, padTokenId, trainExamples }: TrainingJob): Settings {
   const { base_model_name_or_path: _, ...adapter } = trained.config.toJSON();
   const { train, eval: evaluation } = facts.data;
   const trainer = Object.entries(settings).filter(([key]) => !NOT_COMPARED.has(key));
@@ -51,6 +51,8 @@ export function settingsOf({ settings, facts, trained, shuffle, padTokenId }: Tr
     'data.train.sha256': train.sha256,
     'data.eval.sha256': evaluation?.sha256 ?? null,
     'data.shuffle': shuffle,
+    'data.packing': trainExamples.at(0)?.seqIdx !== undefined,
+    'data.rows': trainExamples.length,
     pad_token_id: padTokenId,
     ...Object.fromEntries(trainer.map(([key, value]) => [`trainer.${key}`, value])),
   };

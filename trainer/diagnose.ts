@@ -38,10 +38,15 @@ function findWeight(parameters: ReadonlyMap<string, Variable>): string | undefin
 }
 
 function findLayer(model: TrainableModel, batch: LossBatch): string | undefined {
-  const rows = Array.from({ length: batch.batch }, (_, row) =>
-    Array.from(batch.inputIds.subarray(row * batch.seqlen, (row + 1) * batch.seqlen)),
-  );
-  const { logits, hiddenStates = [] } = model.forward({ inputIds: rows, outputHiddenStates: true });
+  const rowsOf = (values: Int32Array) =>
+    Array.from({ length: batch.batch }, (_, row) =>
+      Array.from(values.subarray(row * batch.seqlen, (row + 1) * batch.seqlen)),
+    );
+  const { logits, hiddenStates = [] } = model.forward({
+    inputIds: rowsOf(batch.inputIds),
+    ...(batch.seqIdx && { seqIdx: rowsOf(batch.seqIdx) }),
+    outputHiddenStates: true,
+  });
   try {
     const layer = hiddenStates.findIndex((states) => firstNonFinite(states) !== undefined);
     if (layer >= 0) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Loss and perplexity over a dataset. */
-import { batchesOf, collate, type Example, epochOrder } from '../datasets/index.ts';
+import { batchesOf, collate, epochOrder, type Sequence, type SequenceList } from '../datasets/index.ts';
 import { nextTurn } from './loop.ts';
 import type { TrainableModel } from './model.ts';
 
@@ -19,6 +19,8 @@ export interface Evaluation {
 export interface EvaluateOptions {
   /** Examples of one forward pass. Default 8. */
   batchSize?: number;
+  /** Evaluate the first ones only. Default all. */
+  maxExamples?: number;
   /** Written into padding, where it changes nothing. Default 0. */
   padTokenId?: number;
   /** Asked before each batch; true gives the evaluation up. */
@@ -34,19 +36,20 @@ export interface EvaluateOptions {
  */
 export async function evaluate(
   model: Pick<TrainableModel, 'lossSum' | 'setDropout'>,
-  examples: readonly Example[],
+  examples: SequenceList,
   options: EvaluateOptions = {},
 ): Promise<Evaluation | undefined> {
-  const { batchSize = 8, padTokenId = 0 } = options;
+  const { batchSize = 8, padTokenId = 0, maxExamples = examples.length } = options;
+  const total = Math.min(examples.length, maxExamples);
   const start = performance.now();
   let lossSum = 0;
   let tokens = 0;
   let done = 0;
   model.setDropout(null);
-  for (const indices of batchesOf(epochOrder(examples.length, 0, 0, false), batchSize)) {
+  for (const indices of batchesOf(epochOrder(total, 0, 0, false), batchSize)) {
     await nextTurn();
     if (options.isInterrupted?.()) return undefined;
-    const chosen = Array.from(indices, (index) => examples[index] as Example);
+    const chosen = Array.from(indices, (index) => examples.at(index) as Sequence);
     const { inputIds, labels, batch, seqlen, tokens: batchTokens } = collate(chosen, padTokenId);
     const result = model.lossSum({ inputIds, labels, batch, seqlen });
     lossSum += result.lossSum.dataSync<'float32'>()[0] as number;
@@ -54,7 +57,7 @@ export async function evaluate(
     result.count.dispose();
     tokens += batchTokens;
     done += batch;
-    options.onProgress?.(done, examples.length);
+    options.onProgress?.(done, total);
   }
   const loss = lossSum / tokens;
   return { loss, perplexity: Math.exp(loss), tokens, examples: done, seconds: (performance.now() - start) / 1000 };

@@ -9,7 +9,7 @@ export { formatReport } from './evaluation/table.ts';
 export { InterruptedError } from './interrupt.ts';
 export type { EvalMetrics, Metrics, NormMetrics, SampleMetrics, TrainMetrics } from './metrics.ts';
 export type { EvalLoss } from './recorder.ts';
-export { loadExamples, type RunIo, runTraining } from './run.ts';
+export { exampleOptions, type RunIo, runTraining } from './run.ts';
 export { SFTTrainer, type SFTTrainerOptions } from './sft_trainer.ts';
 export { TrainingArguments, type TrainingArgumentsInput } from './training_arguments.ts';
 export type { TrainingIo, TrainingResult } from './training_job.ts';

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The training loop: rate, micro-steps, clipped update, log, evaluate, save. */
-import { type Batch, collate, type Example } from '../datasets/index.ts';
+import { type Batch, collate, type Sequence, type SequenceList } from '../datasets/index.ts';
 import { canRecord } from '../src/backends/graphs.ts';
 import type { LossOptions } from '../src/ops/linear_cross_entropy.ts';
 import type { Coverage } from './coverage.ts';
@@ -41,7 +41,7 @@ export interface StepReport extends TrainingProgress {
 export interface LoopOptions {
   model: TrainableModel;
   plan: TrainingPlan;
-  examples: readonly Example[];
+  examples: SequenceList;
   /** Written into padding, where it is never learnt from. */
   padTokenId: number;
   /** Of the dropout masks. */
@@ -133,7 +133,7 @@ const RECORDED_LENGTHS = 64;
 function collateWindow({ examples, padTokenId }: LoopOptions, window: readonly Uint32Array[]): Batch[] {
   const multiple = canRecord() ? RECORDED_LENGTHS : 1;
   return window.map((indices) => {
-    const chosen = Array.from(indices, (index) => examples[index] as Example);
+    const chosen = Array.from(indices, (index) => examples.at(index) as Sequence);
     return collate(chosen, padTokenId, multiple);
   });
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Which examples each optimizer step of a run sees: a function of (examples, settings, seed) alone, so any step can be found again. */
-import { batchesOf, epochOrder } from '../datasets/index.ts';
+import { batchesOf, epochOrder, lengthGroupedBatches } from '../datasets/index.ts';
 
 export interface PlanOptions {
   /** Number of training examples, at least 1. */
@@ -16,6 +16,8 @@ export interface PlanOptions {
   seed: number;
   /** A new order in each epoch; otherwise the given one in all. */
   shuffle: boolean;
+  /** Tokens of each example, to make batches of about one length. Default: batches as the order has them. */
+  groupByLength?: Int32Array;
 }
 
 /** The batches of one optimizer step. */
@@ -39,16 +41,22 @@ export interface TrainingPlan {
 
 /** Plans a run. Windows do not reach across epochs, as in transformers' Trainer. */
 export function planTraining(options: PlanOptions): TrainingPlan {
-  const { examples, batchSize, accumulationSteps, epochs, maxSteps, seed, shuffle } = options;
+  const { examples, batchSize, accumulationSteps, epochs, maxSteps, seed, shuffle, groupByLength } = options;
   const batchesPerEpoch = Math.ceil(examples / batchSize);
   const stepsPerEpoch = Math.ceil(batchesPerEpoch / accumulationSteps);
   const totalSteps = maxSteps > 0 ? maxSteps : Math.ceil(epochs * stepsPerEpoch);
 
   let current = { epoch: -1, batches: [] as Uint32Array[] };
+  const batchesOfEpoch = (epoch: number): Uint32Array[] => {
+    const order = epochOrder(examples, seed, epoch, shuffle);
+    return groupByLength
+      ? lengthGroupedBatches(order, batchSize, groupByLength, seed, epoch)
+      : batchesOf(order, batchSize);
+  };
   const window = (index: number): Window => {
     const epoch = Math.floor(index / stepsPerEpoch);
     if (epoch !== current.epoch) {
-      current = { epoch, batches: batchesOf(epochOrder(examples, seed, epoch, shuffle), batchSize) };
+      current = { epoch, batches: batchesOfEpoch(epoch) };
     }
     const first = (index % stepsPerEpoch) * accumulationSteps;
     return {

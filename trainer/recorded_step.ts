@@ -11,6 +11,7 @@ import type { DeviceBatch } from '../src/model/causal_lm.ts';
 import {
   accumulateGradients,
   lossTokens,
+  modelBatch,
   noiseFor,
   type StepContext,
   type StepInputs,
@@ -55,7 +56,9 @@ export function createRecordedSteps(context: StepContext, parameters: ReadonlyMa
 
   return {
     run: ({ firstBatch, batches, learningRate }) => {
-      const shape = batches.map(({ batch, seqlen }) => `${batch}x${seqlen}`).join(' ');
+      const shape = batches
+        .map(({ batch, seqlen, seqIdx }) => `${batch}x${seqlen}${seqIdx ? ' packed' : ''}`)
+        .join(' ');
       if (!seen.has(shape)) {
         seen.add(shape);
         return undefined;
@@ -71,6 +74,7 @@ export function createRecordedSteps(context: StepContext, parameters: ReadonlyMa
         overwrite(target.shiftedLabels, shiftedLabels);
         const noise = noiseFor(context, batch, firstBatch + i);
         if (noise && target.embeddingNoise) overwrite(target.embeddingNoise, noise);
+        if (target.seqIdx && batch.seqIdx) overwrite(target.seqIdx, batch.seqIdx);
         overwrite(step.dropoutSteps[i] as Scalar, Int32Array.of(firstBatch + i));
       }
       step.recording.launch();
@@ -93,16 +97,14 @@ function recordStep(
 ): RecordedStep {
   const { model, optimizer, seed } = context;
   const { deviceBatches, upstream, dropoutSteps } = tf.tidy(() => ({
-    deviceBatches: batches.map((host) => {
-      const { inputIds, labels, batch, seqlen } = host;
-      const embeddingNoise = noiseFor(context, host, 0);
-      return { ...model.upload({ inputIds, labels, batch, seqlen, ...(embeddingNoise && { embeddingNoise }) }) };
+    deviceBatches: batches.map((batch) => {
+      const embeddingNoise = noiseFor(context, batch, 0);
+      return { ...model.upload({ ...modelBatch(batch), ...(embeddingNoise && { embeddingNoise }) }) };
     }),
     upstream: tf.scalar(0),
     dropoutSteps: batches.map(() => tf.scalar(0, 'int32')),
   }));
-  tf.keep(upstream);
-  for (const tensor of [...deviceBatches.flatMap(tensorsOf), ...dropoutSteps]) tf.keep(tensor);
+  for (const tensor of [upstream, ...deviceBatches.flatMap(tensorsOf), ...dropoutSteps]) tf.keep(tensor);
   const recording = record((): [Scalar, Scalar] => {
     const dropouts = dropoutSteps.map((step) => ({ seed, step }));
     const { lossSum, gradients } = accumulateGradients(context, parameters, deviceBatches, upstream, dropouts);
@@ -116,6 +118,6 @@ function release({ batches, upstream, dropoutSteps, recording }: RecordedStep): 
   tf.dispose([upstream, dropoutSteps, batches.flatMap(tensorsOf)]);
 }
 
-function tensorsOf({ inputIds, shiftedLabels, embeddingNoise }: DeviceBatch): Tensor[] {
-  return [inputIds, shiftedLabels, ...(embeddingNoise ? [embeddingNoise] : [])];
+function tensorsOf({ inputIds, shiftedLabels, embeddingNoise, seqIdx }: DeviceBatch): Tensor[] {
+  return [inputIds, shiftedLabels, ...(embeddingNoise ? [embeddingNoise] : []), ...(seqIdx ? [seqIdx] : [])];
 }

@@ -8,17 +8,12 @@ import {
   readAdapterConfig,
   targetedModules,
 } from '../adapters/index.ts';
-import {
-  type Dataset,
-  loadDatasetSource,
-  type TokenizedDataset,
-  tokenizeDataset,
-  tokenizeMessages,
-} from '../datasets/index.ts';
+import { type LoadExamplesOptions, openSources, tokenizeSources } from '../datasets/index.ts';
+import { readModelConfig } from '../src/checkpoint/checkpoint.ts';
 import { formatConfig } from '../src/config/load.ts';
 import type { RunConfig } from '../src/config/schema.ts';
 import { ConfigError } from '../src/errors.ts';
-import type { HubOptions } from '../src/hub.ts';
+import { type HubOptions, resolveModelFolder, selectConfigFile } from '../src/hub.ts';
 import { MambaForCausalLM } from '../src/model/causal_lm.ts';
 import { AutoTokenizer, type Tokenizer } from '../src/tokenizer/tokenizer.ts';
 import { type ClaimedFolder, claimRunFolder, type Resume } from './claim_folder.ts';
@@ -27,12 +22,15 @@ import { collectFacts, dataFacts } from './provenance.ts';
 import { padTokenId } from './sft_trainer.ts';
 import { trainAdapter } from './train_adapter.ts';
 import type { TrainingIo, TrainingResult } from './training_job.ts';
+import { trainingRows } from './training_rows.ts';
 
 export interface RunIo extends TrainingIo {
   /** Go on with the run in trainer.output_dir; default false: begin a new one. */
   resume?: Resume;
   /** Cache and address of the Hub. */
   hubOptions?: Pick<HubOptions, 'cacheDir' | 'hubUrl'>;
+  /** Called now and then while data is tokenized. */
+  onTokenize?: LoadExamplesOptions['onProgress'];
 }
 
 /**
@@ -54,10 +52,19 @@ export async function runTraining(config: RunConfig, io: RunIo): Promise<Trainin
 async function runClaimed(config: RunConfig, io: RunIo, claimed: ClaimedFolder): Promise<TrainingResult> {
   const { trainer, data } = config;
   const hub = { ...io.hubOptions, onMessage: io.onMessage };
-  const trainDataset = await loadDatasetSource(data.train, hub);
-  const evalDataset = data.eval && (await loadDatasetSource(data.eval, hub));
+  const trainSources = await openSources(data.train, hub);
+  const evalSources = data.eval && (await openSources(data.eval, hub));
   const { path, revision, matmul_precision: matmulPrecision } = config.model;
   const tokenizer = await AutoTokenizer.fromPretrained(path, { ...hub, revision });
+  const folder = await resolveModelFolder(path, { ...hub, revision, select: selectConfigFile });
+  const { vocabSize } = readModelConfig(folder);
+  const options = {
+    ...exampleOptions(data, trainer.seed, vocabSize),
+    onMessage: io.onMessage,
+    onProgress: io.onTokenize,
+  };
+  const train = await tokenizeSources(trainSources, tokenizer, options);
+  const evaluation = evalSources && (await tokenizeSources(evalSources, tokenizer, options));
   const model = await MambaForCausalLM.fromPretrained(path, {
     ...hub,
     revision,
@@ -65,17 +72,14 @@ async function runClaimed(config: RunConfig, io: RunIo, claimed: ClaimedFolder):
     matmulPrecision,
   });
   try {
-    const { vocabSize } = model.config;
-    const train = loadExamples(trainDataset, tokenizer, data, vocabSize, io.onMessage);
-    const evaluation = evalDataset && loadExamples(evalDataset, tokenizer, data, vocabSize, io.onMessage);
     const trained = attach(model, config, tokenizer);
     const facts = await collectFacts(model.source, config.adapter.init_from, {
-      train: dataFacts(train.examples, train.report),
-      eval: evaluation && dataFacts(evaluation.examples, evaluation.report),
+      train: dataFacts(train),
+      eval: evaluation && dataFacts(evaluation),
     });
     const job = {
       trained,
-      trainExamples: train.examples,
+      trainExamples: trainingRows(train, data.packing, io.onMessage),
       evalExamples: evaluation?.examples ?? null,
       settings: trainer,
       logging: config.logging,
@@ -88,29 +92,33 @@ async function runClaimed(config: RunConfig, io: RunIo, claimed: ClaimedFolder):
     };
     return await trainAdapter(job, io);
   } finally {
+    train.close?.();
+    evaluation?.close?.();
     model.dispose();
   }
 }
 
 /**
- * Tokenizes a dataset as a config's data section says, and tells what is to be known of it.
+ * How a config says to load and tokenize its data.
  * @param vocabSize rows of the model's embedding
  */
-export function loadExamples(
-  dataset: Dataset,
-  tokenizer: Tokenizer,
-  data: Pick<RunConfig['data'], 'max_length' | 'completion_only_loss' | 'append_eos'>,
+export function exampleOptions(
+  data: Omit<RunConfig['data'], 'train' | 'eval'>,
+  seed: number,
   vocabSize: number,
-  onMessage: (line: string) => void,
-): TokenizedDataset {
-  const tokenized = tokenizeDataset(dataset, tokenizer, {
+): Omit<LoadExamplesOptions, 'onMessage'> {
+  return {
     maxLength: data.max_length,
     completionOnlyLoss: data.completion_only_loss,
+    assistantTurns: data.assistant_turns,
+    chatTemplate: data.chat_template,
     appendEos: data.append_eos,
+    onBadRecord: data.on_bad_record,
+    cacheDir: data.cache_dir ?? undefined,
+    threads: data.dataset_num_proc ?? undefined,
+    seed,
     vocabSize,
-  });
-  for (const line of tokenizeMessages(tokenized.report)) onMessage(line);
-  return tokenized;
+  };
 }
 
 /** A fresh adapter, the one in adapter.init_from, or the whole model. */

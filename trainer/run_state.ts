@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A run in memory, and how its state goes to a checkpoint and comes back. */
+import { tokenCounts } from '../datasets/index.ts';
 import { settingsOf } from './agreement.ts';
 import { type BestModel, createBestModel } from './best_model.ts';
 import { type Checkpoint, optimizerFile, pruneCheckpoints, saveTrainingCheckpoint } from './checkpoints.ts';
@@ -54,6 +55,7 @@ export function startRun(
     maxSteps: settings.max_steps,
     seed: settings.seed,
     shuffle: job.shuffle,
+    groupByLength: settings.group_by_length ? tokenCounts(job.trainExamples) : undefined,
   });
   const recorder = createRecorder({
     logs: openLogs(job),

@@ -12,6 +12,7 @@ import { collectFacts, dataFacts } from './provenance.ts';
 import { trainAdapter } from './train_adapter.ts';
 import type { TrainingArguments } from './training_arguments.ts';
 import type { TrainingIo, TrainingResult } from './training_job.ts';
+import { trainingRows } from './training_rows.ts';
 
 export interface SFTTrainerOptions {
   /** A base model together with `peftConfig`, or a model whose attached adapter is to train. */
@@ -76,13 +77,13 @@ export class SFTTrainer {
     const train = this.tokenize(this.trainDataset);
     const evaluation = this.evalDataset && this.tokenize(this.evalDataset);
     const facts = await collectFacts(this.model.model.source, null, {
-      train: dataFacts(train.examples, train.report),
-      eval: evaluation ? dataFacts(evaluation.examples, evaluation.report) : null,
+      train: dataFacts(train),
+      eval: evaluation ? dataFacts(evaluation) : null,
     });
     return trainAdapter(
       {
         trained: trainedAdapter(this.model),
-        trainExamples: train.examples,
+        trainExamples: trainingRows(train, args.packing, this.onMessage),
         evalExamples: evaluation?.examples ?? null,
         settings: args.settings,
         logging: { tensorboard: args.reportTo === 'tensorboard' },
@@ -110,9 +111,10 @@ export class SFTTrainer {
   }
 
   private tokenize(dataset: Dataset): TokenizedDataset {
-    const { maxLength, completionOnlyLoss, appendEos } = this.args;
+    const { maxLength, completionOnlyLoss, assistantTurns, chatTemplate, appendEos } = this.args;
     const { vocabSize } = this.model.model.config;
-    const tokenized = tokenizeDataset(dataset, this.tokenizer, { maxLength, completionOnlyLoss, appendEos, vocabSize });
+    const options = { maxLength, completionOnlyLoss, assistantTurns, chatTemplate, appendEos, vocabSize };
+    const tokenized = tokenizeDataset(dataset, this.tokenizer, options);
     for (const line of tokenizeMessages(tokenized.report)) this.onMessage(line);
     return tokenized;
   }

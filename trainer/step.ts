@@ -6,6 +6,7 @@ import { canRecord } from '../src/backends/graphs.ts';
 import {
   accumulateGradients,
   lossTokens,
+  modelBatch,
   noiseFor,
   type StepContext,
   type StepInputs,
@@ -74,11 +75,9 @@ function gradientsOf(
   return accumulateGradients(
     context,
     parameters,
-    // Padding is at the right, where nothing before it can see it: no mask is needed.
-    batches.map((host, i) => {
-      const { inputIds, labels, batch, seqlen } = host;
-      const embeddingNoise = noiseFor(context, host, firstBatch + i);
-      return model.upload({ inputIds, labels, batch, seqlen, ...(embeddingNoise && { embeddingNoise }) });
+    batches.map((batch, i) => {
+      const embeddingNoise = noiseFor(context, batch, firstBatch + i);
+      return model.upload({ ...modelBatch(batch), ...(embeddingNoise && { embeddingNoise }) });
     }),
     tf.scalar(1 / lossTokens(batches)),
     batches.map((_, i) => ({ seed, step: firstBatch + i })),

@@ -104,7 +104,7 @@ function describeRun({ job, plan }: Run): string[] {
   const batch = `${settings.per_device_train_batch_size}${settings.gradient_accumulation_steps > 1 ? ` x ${settings.gradient_accumulation_steps}` : ''}`;
   return [
     `trainable parameters: ${formatCount(trainable)} of ${formatCount(all)} (${percent.toFixed(2)} %)`,
-    `${formatCount(trainExamples.length)} examples, batch ${batch}: ${formatCount(plan.totalSteps)} steps, ${formatCount(plan.stepsPerEpoch)} an epoch, into ${settings.output_dir}`,
+    `${formatCount(trainExamples.length)} ${trainExamples.at(0)?.seqIdx ? 'packed rows' : 'examples'}, batch ${batch}: ${formatCount(plan.totalSteps)} steps, ${formatCount(plan.stepsPerEpoch)} an epoch, into ${settings.output_dir}`,
   ];
 }
 

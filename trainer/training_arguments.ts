@@ -10,8 +10,11 @@ const trainerSchema = runConfigSchema.shape.trainer;
 const dataSchema = runConfigSchema.shape.data.pick({
   max_length: true,
   completion_only_loss: true,
+  assistant_turns: true,
+  chat_template: true,
   append_eos: true,
   shuffle: true,
+  packing: true,
 });
 const argumentsSchema = z.object({ trainer: trainerSchema, data: dataSchema });
 
@@ -36,7 +39,6 @@ const REPORTED = ['tensorboard', 'none'] as const;
 const REFUSED: Readonly<Record<string, string>> = {
   fp16: 'training is in float32, which state-space models need; remove it',
   bf16: 'training is in float32, which state-space models need; remove it',
-  packing: 'records are not packed; each is a sequence of its own',
   resumeFromCheckpoint: 'give it to train(): trainer.train({ resumeFromCheckpoint: true })',
   pushToHub: 'the adapter is written to outputDir alone',
   deepspeed: 'one process trains on one device',
@@ -51,6 +53,7 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
   declare readonly maxSteps: number;
   declare readonly perDeviceTrainBatchSize: number;
   declare readonly perDeviceEvalBatchSize: number;
+  declare readonly groupByLength: boolean;
   declare readonly gradientAccumulationSteps: number;
   declare readonly gradientCheckpointing: boolean;
   /** On the cuda backend, record each shape of a step as a CUDA graph. Default true. */
@@ -91,8 +94,11 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
   declare readonly lossWatchdogPatience: number | null;
   declare readonly maxLength: number;
   declare readonly completionOnlyLoss: boolean | null;
+  declare readonly assistantTurns: TrainingArgumentsFields['assistantTurns'];
+  declare readonly chatTemplate: TrainingArgumentsFields['chatTemplate'];
   declare readonly appendEos: boolean;
   declare readonly shuffle: boolean;
+  declare readonly packing: boolean;
   declare readonly loggingDir: string | null;
   declare readonly reportTo: TrainingArgumentsFields['reportTo'];
   /** The same under the config's names. */
@@ -106,7 +112,7 @@ export class TrainingArguments implements Readonly<TrainingArgumentsFields> {
     const { loggingDir = null, reportTo = 'tensorboard', ...rest } = fields;
     const input = sections(rest);
     const parsed = argumentsSchema.safeParse(input);
-    const given = { trainer: input.trainer, data: { eval: 'checked by the trainer' } };
+    const given = { trainer: input.trainer, data: { ...input.data, eval: 'checked by the trainer' } };
     const problems = parsed.success ? crossFieldProblems(given, 'train') : schemaProblems(parsed.error.issues, input);
     const own = problems.filter(({ path }) => path.length > 1);
     const faults = own.map(({ path, message }) => fault(String(path[1]), message));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What a training run is given, and what it gives. */
-import type { Example } from '../datasets/index.ts';
+import type { SequenceList } from '../datasets/index.ts';
 import type { RunConfig } from '../src/config/schema.ts';
 import type { Progress } from '../src/logging/progress.ts';
 import type { Tokenizer } from '../src/tokenizer/tokenizer.ts';
@@ -15,9 +15,10 @@ export type TrainerSettings = RunConfig['trainer'];
 export interface TrainingJob {
   /** Its weights are replaced by the checkpoint's in a resumed run. */
   trained: TrainedModel;
-  trainExamples: readonly Example[];
+  /** Packed rows or single examples. */
+  trainExamples: SequenceList;
   /** Needed when `settings.eval_strategy` is not no. */
-  evalExamples: readonly Example[] | null;
+  evalExamples: SequenceList | null;
   settings: TrainerSettings;
   logging: RunConfig['logging'];
   /** A new order of the examples in each epoch. */

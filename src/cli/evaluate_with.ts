@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Evaluates the model of a config. */
 import * as tf from '@tensorflow/tfjs-core';
-import { loadDatasetSource } from '../../datasets/index.ts';
-import { type Evaluation, evaluate, loadExamples } from '../../trainer/index.ts';
+import { loadExamples } from '../../datasets/index.ts';
+import { type Evaluation, evaluate, exampleOptions } from '../../trainer/index.ts';
 import type { EvalConfig } from '../config/schema.ts';
 import { ConfigError } from '../errors.ts';
 import { AutoTokenizer } from '../tokenizer/tokenizer.ts';
@@ -36,18 +36,20 @@ export async function evaluateWith(
   const { data, trainer } = config;
   const { path, revision, matmul_precision: matmulPrecision } = config.model;
   if (data.eval === null) throw new ConfigError('data.eval is missing: the records to evaluate on');
-  const dataset = await loadDatasetSource(data.eval, { onMessage });
   const tokenizer = await AutoTokenizer.fromPretrained(path, { revision, onMessage });
   const choice = { model: path, revision, adapter, backend: trainer.backend, matmulPrecision };
   const { model, name } = await loadModel(choice, onMessage);
   try {
-    const { examples } = loadExamples(dataset, tokenizer, data, model.config.vocabSize, onMessage);
-    const result = await evaluate(model, examples.slice(0, maxRecords), {
+    const options = { ...exampleOptions(data, trainer.seed, model.config.vocabSize), onMessage };
+    const { examples, report, close } = await loadExamples(data.eval, tokenizer, options);
+    const result = await evaluate(model, examples, {
+      maxExamples: maxRecords,
       batchSize: trainer.per_device_eval_batch_size,
       isInterrupted: () => signal.aborted,
     });
+    close?.();
     if (result === undefined) throw signal.reason;
-    return { model: name, adapter: adapter ?? null, backend: tf.getBackend(), dataset: dataset.name, ...result };
+    return { model: name, adapter: adapter ?? null, backend: tf.getBackend(), dataset: report.name, ...result };
   } finally {
     model.dispose();
   }

@@ -5,6 +5,7 @@ import { Command, CommanderError } from 'commander';
 import { packageRoot } from '../backends/addon.ts';
 import { readJsonFile } from '../files.ts';
 import { adapterCommand } from './commands/adapter.ts';
+import { dataCommand } from './commands/data.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { evalCommand } from './commands/eval.ts';
 import { generateCommand } from './commands/generate.ts';
@@ -65,6 +66,7 @@ function createProgram(context: CliContext, write: (text: string) => void): Comm
     generateCommand,
     mergeCommand,
     adapterCommand,
+    dataCommand,
     reportCommand,
     initCommand,
     doctorCommand,

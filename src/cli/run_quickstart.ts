@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The quickstart: measures the base model, trains, measures again, and shows both side by side. */
 import { join, relative } from 'node:path';
-import { loadDatasetSource } from '../../datasets/index.ts';
+import { openDatasetSource, readRecords } from '../../datasets/index.ts';
 import { runTraining } from '../../trainer/index.ts';
 import { packageRoot } from '../backends/addon.ts';
 import { type BackendName, selectBackend } from '../backends/select.ts';
@@ -158,10 +158,13 @@ function ownInputs(): string[] {
 
 async function checkPrompts({ data }: RunConfig): Promise<void> {
   if (data.eval === null) throw new ConfigError('the quickstart needs data.eval, the held-out records; leave it set.');
-  const { records, name } = await loadDatasetSource(data.eval);
-  const held = new Set(records.map((record) => (record.kind === 'prompt-completion' ? record.prompt : '')));
-  const missing = PROMPTS.filter((prompt) => !held.has(prompt));
-  if (missing.length > 0) throw new ConfigError(`${name}: found no record with the prompt ${missing.join(' or ')}.`);
+  const source = await openDatasetSource(data.eval);
+  const missing = new Set<string>(PROMPTS);
+  for await (const read of readRecords(source)) {
+    if ('record' in read && read.record.kind === 'prompt-completion') missing.delete(read.record.prompt);
+  }
+  if (missing.size > 0)
+    throw new ConfigError(`${source.name}: found no record with the prompt ${[...missing].join(' or ')}.`);
 }
 
 async function measure(context: CliContext, { config, evalRecords }: Plan, adapter?: string): Promise<Measurement> {

@@ -40,13 +40,48 @@ const data = z
       .nullable()
       .default(null)
       .describe(
-        'Loss on the completion only (true) or also on the prompt (false). null: on the completion only when records have one.',
+        "Loss on the completion, or on the assistant's turns, only (true) or on all tokens (false). null: only on those when records have them.",
+      ),
+    assistant_turns: z
+      .enum(['all', 'last'])
+      .default('all')
+      .describe("The assistant's turns of a record of messages that carry loss: all, or the last alone."),
+    chat_template: z
+      .enum(['tokenizer', 'chatml', 'alpaca', 'zephyr', 'plain'])
+      .nullable()
+      .default(null)
+      .describe(
+        "How messages and instructions are written: by the tokenizer's own template, or by one of these names. null: messages by the tokenizer's, instructions as alpaca.",
       ),
     append_eos: z
       .boolean()
       .default(true)
-      .describe('End each text or completion with the end-of-text token, so that the model learns to stop.'),
+      .describe(
+        'End each record with the end-of-text token, unless it ends so already, so that the model learns to stop.',
+      ),
+    cache_dir: name
+      .nullable()
+      .default(null)
+      .describe(
+        'Folder of the token cache (relative to the current directory): tokenized data is kept there and read from there, as it is needed. null: the data is tokenized at each start, into memory.',
+      ),
+    dataset_num_proc: z
+      .int()
+      .min(1)
+      .nullable()
+      .default(null)
+      .describe('Threads that tokenize; null is one a processor.'),
+    on_bad_record: z
+      .enum(['error', 'skip'])
+      .default('error')
+      .describe('What a broken line, row or record does: end the run with its place, or be left out and counted.'),
     shuffle: z.boolean().default(true).describe('New order of the training records in each epoch, from trainer.seed.'),
+    packing: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Put several training records into each row of up to max_length tokens. Exact: the states start anew at each record, so no record sees another. Batches then count rows.',
+      ),
   })
   .describe('What to train and evaluate on.');
 

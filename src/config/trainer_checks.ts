@@ -7,6 +7,7 @@ import { LR_SCHEDULE_KWARGS, type LrSchedulerType } from './lr_schedules.ts';
 /** @param config the parsed YAML before defaults; of any shape */
 export function trainerProblems(config: unknown): ConfigProblem[] {
   return [
+    ...batchProblems(config),
     ...warmupProblems(config),
     ...loraplusProblems(config),
     ...scheduleProblems(config),
@@ -33,6 +34,17 @@ function loraplusProblems(config: unknown): ConfigProblem[] {
 }
 
 const WITHOUT_WARMUP: readonly unknown[] = ['constant', 'reduce_lr_on_plateau'];
+
+function batchProblems(config: unknown): ConfigProblem[] {
+  if (get(config, 'trainer', 'group_by_length') !== true) return [];
+  const key = 'trainer.group_by_length';
+  if (get(config, 'data', 'packing') === true) {
+    return [problem(key, 'rows of data.packing are of about one length already; remove one of the two')];
+  }
+  return get(config, 'data', 'shuffle') === false
+    ? [problem(key, 'this changes the order of the records, and data.shuffle: false keeps it; remove one of the two')]
+    : [];
+}
 
 function warmupProblems(config: unknown): ConfigProblem[] {
   const [longest, other] = ['warmup_steps', 'warmup_ratio'].filter((key) => isPositive(get(config, 'trainer', key)));

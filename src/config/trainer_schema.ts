@@ -24,8 +24,14 @@ export const trainerSchema = z
       .union([z.literal(-1), count])
       .default(-1)
       .describe('Optimizer steps to train for; -1 means num_train_epochs decides.'),
-    per_device_train_batch_size: count.default(8).describe('Records of one forward and backward pass in training.'),
+    per_device_train_batch_size: count
+      .default(8)
+      .describe('Records (with data.packing, rows) of one forward and backward pass in training.'),
     per_device_eval_batch_size: count.default(8).describe('Records of one forward pass in evaluation.'),
+    group_by_length: z
+      .boolean()
+      .default(false)
+      .describe('Batches of records of about one length, so that less of them is padding.'),
     gradient_accumulation_steps: count
       .default(1)
       .describe('Passes whose gradients make one optimizer step, weighted by their numbers of tokens.'),

@@ -39,6 +39,8 @@ export interface ModelInputs {
   inputsEmbeds?: Tensor3D;
   /** [batch, seqlen], 0 at padding, on either side. Default all ones. */
   attentionMask?: readonly (readonly number[])[];
+  /** Document of each position [batch, seqlen] of rows that hold several; states start from zero where it changes. Default one document a row. */
+  seqIdx?: readonly (readonly number[])[];
   /** State to continue from, of an earlier call with `useCache`. Stays the caller's. */
   cacheParams?: MambaCache;
   /** Return the state after the last position. Default false. */
@@ -129,13 +131,15 @@ export class MambaModel {
   /** {@link forward} inside the caller's tidy. */
   runOn(inputs: ModelInputs): BackboneResult {
     const inputIds = inputs.inputIds && toIds(inputs.inputIds, 'inputIds', this.config.vocabSize);
-    const mask = inputs.attentionMask;
+    const { attentionMask: mask, seqIdx } = inputs;
     const shape = inputShape(inputIds, inputs.inputsEmbeds);
     if (mask) checkRows(mask, 'attentionMask', shape);
+    if (seqIdx) checkRows(seqIdx, 'seqIdx', shape);
     return this.run({
       inputIds,
       inputsEmbeds: inputs.inputsEmbeds,
       mask: mask && (tf.expandDims(tf.cast(toIds(mask, 'attentionMask', 2), 'float32'), 2) as Tensor3D),
+      seqIdx: seqIdx && toIds(seqIdx, 'seqIdx', 2 ** 31),
       cache: inputs.cacheParams,
       useCache: inputs.useCache ?? false,
       outputHiddenStates: inputs.outputHiddenStates ?? false,

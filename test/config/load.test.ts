@@ -230,7 +230,7 @@ describe('a mistake', () => {
     [{ data: 'max_length: 1' }, 'run.yaml:5:3: data.max_length: found 1; expected an integer at least 2'],
     [
       { data: 'eval: test.jsonl' },
-      'run.yaml:5:3: data.eval: found the string "test.jsonl"; expected a map with the keys path, hub, split, revision, text_field, prompt_field, completion_field',
+      'run.yaml:5:3: data.eval: found the string "test.jsonl"; expected a map with the keys path, hub, split, revision, text_field, prompt_field, completion_field, messages_field, instruction_field, input_field, output_field, sample_by, sources',
     ],
   ])('in a value says what was found and expected: %j', (change, message) => {
     if (message === undefined) expect(loadConfig(write(yaml(change))).config.trainer.save_total_limit).toBeNull();
@@ -305,16 +305,24 @@ describe('keys that contradict or need each other', () => {
       '8:3: trainer.warmup_ratio: the constant schedule has no warm-up; use lr_scheduler_type: constant_with_warmup',
     ],
     [
+      { trainer: 'group_by_length: true', data: 'packing: true' },
+      '8:3: trainer.group_by_length: rows of data.packing are of about one length already; remove one of the two',
+    ],
+    [
+      { trainer: 'group_by_length: true', data: 'shuffle: false' },
+      '8:3: trainer.group_by_length: this changes the order of the records, and data.shuffle: false keeps it; remove one of the two',
+    ],
+    [
       { model: 'revision: v2' },
       `3:3: model.revision: "MODEL" is a local folder, which has no revisions; remove this key`,
     ],
     [
       { data: 'eval: {}' },
-      '5:3: data.eval: found neither path nor hub; expected one: path (JSONL file or folder) or hub (owner/name)',
+      '5:3: data.eval: found neither path nor hub; expected one: path (file, folder or glob) or hub (owner/name)',
     ],
     [
       { data: 'eval: {path: TRAIN, hub: a/b}' },
-      '5:3: data.eval: found both path and hub; expected one: path (JSONL file or folder) or hub (owner/name)',
+      '5:3: data.eval: found both path and hub; expected one: path (file, folder or glob) or hub (owner/name)',
     ],
     [{ data: 'eval: {hub: quotes}' }, '5:10: data.eval.hub: found "quotes"; expected a Hub dataset id, owner/name'],
     [
@@ -327,7 +335,7 @@ describe('keys that contradict or need each other', () => {
     ],
     [
       { data: 'eval: {path: TRAIN, text_field: a, prompt_field: b}' },
-      'data.eval.text_field: records are read as text or as prompt and completion, not both; remove one',
+      'data.eval.text_field: prompt_field is set too, and records are read in one way; remove one of the two',
     ],
     [{ data: 'eval: {path: no/such.jsonl}' }, 'data.eval.path: there is no "no/such.jsonl" (looked at '],
     [

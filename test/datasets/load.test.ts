@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type DatasetSource, loadDataset, loadDatasetSource } from '../../datasets/index.ts';
+import { type DatasetSource, loadDataset, openDatasetSource } from '../../datasets/index.ts';
 import { readJsonl } from '../../datasets/readers/jsonl.ts';
 import { UserError } from '../../src/errors.ts';
 import { startHubServer } from '../helpers/hub_server.ts';
@@ -43,11 +43,11 @@ describe('readJsonl', () => {
   it('takes a byte order mark, CRLF, blank lines and a last line without end, and counts all lines', async () => {
     const path = write('odd.jsonl', '\ufeff{"a": 1}\r\n\r\n  \n{"a": "ü\u2028"}\r\n{"a": 3}');
     const lines = [];
-    for await (const line of readJsonl(path)) lines.push(line);
+    for await (const row of readJsonl({ path, name: 'odd.jsonl' })) lines.push(row);
     expect(lines).toEqual([
-      { value: { a: 1 }, line: 1 },
-      { value: { a: 'ü\u2028' }, line: 4 },
-      { value: { a: 3 }, line: 5 },
+      { value: { a: 1 }, origin: { file: 'odd.jsonl', line: 1 } },
+      { value: { a: 'ü\u2028' }, origin: { file: 'odd.jsonl', line: 4 } },
+      { value: { a: 3 }, origin: { file: 'odd.jsonl', line: 5 } },
     ]);
   });
 
@@ -55,15 +55,14 @@ describe('readJsonl', () => {
     const texts = Array.from({ length: 40 }, (_, i) => 'é'.repeat(i * 331) + i);
     const path = write('long.jsonl', texts.map((text) => `${JSON.stringify({ text })}\n`).join(''));
     const read = [];
-    for await (const { value } of readJsonl(path)) read.push((value as { text: string }).text);
+    for await (const row of readJsonl({ path, name: path }))
+      read.push('value' in row ? (row.value as { text: string }).text : row);
     expect(read).toEqual(texts);
   });
 
   it('refuses a line beyond 64 MiB without reading on', async () => {
     const path = write('huge.jsonl', Buffer.concat([Buffer.from('{"text": "a"}\n'), Buffer.alloc(65 * 2 ** 20, 0x20)]));
-    expect(await errorOf(texts(path))).toBe(
-      'huge.jsonl:2: the line is longer than 64 MiB; expected one JSON object per line',
-    );
+    expect(await errorOf(texts(path))).toBe('huge.jsonl:2: the line is longer than 64 MiB');
   });
 });
 
@@ -79,20 +78,20 @@ describe('a broken file', () => {
     [
       'empty.jsonl',
       '',
-      'empty.jsonl: the dataset is empty; expected at least one line with a JSON object such as {"text": "…"}',
+      'empty.jsonl: the dataset is empty; expected at least one record, such as a line with a JSON object {"text": "…"}',
     ],
     [
       'blank.jsonl',
       '\n \r\n\n',
-      'blank.jsonl: the dataset is empty; expected at least one line with a JSON object such as {"text": "…"}',
+      'blank.jsonl: the dataset is empty; expected at least one record, such as a line with a JSON object {"text": "…"}',
     ],
     [
       'utf16.jsonl',
       Buffer.from('\ufeff{"text": "a"}', 'utf16le'),
-      'utf16.jsonl:1: not UTF-8 text; expected a JSON Lines file in UTF-8 (not compressed, not UTF-16)',
+      'utf16.jsonl:1: not UTF-8 text; expected a JSON Lines file in UTF-8 (not UTF-16; compressed only as .gz or .zst)',
     ],
     ['latin1.jsonl', Buffer.from('{"text": "a"}\n{"text": "\xe9"}', 'latin1'), 'latin1.jsonl:2: not UTF-8 text'],
-    ['array.jsonl', '[\n{"text": "a"}\n]', '(a JSON array over several lines is no JSON Lines file)'],
+    ['array.jsonl', '[\n{"text": "a"}\n]', '(a JSON array over several lines is no JSON Lines file; name it .json)'],
     [
       'value.jsonl',
       '{"text": "a"}\n"b"\n',
@@ -102,7 +101,7 @@ describe('a broken file', () => {
     [
       'other.jsonl',
       '{"quote": "a", "author": "b"}\n',
-      "other.jsonl:1: the record's fields are quote, author; expected text, or prompt and completion, or input_ids. Set text_field, or prompt_field and completion_field, to read other fields",
+      "other.jsonl:1: the record's fields are quote, author; expected text, or prompt and completion, or messages, or instruction and output, or input_ids. Set text_field, or prompt_field and completion_field, or messages_field, or instruction_field and output_field, to read other fields",
     ],
     [
       'half.jsonl',
@@ -123,7 +122,7 @@ describe('a broken file', () => {
     [
       'both.jsonl',
       '{"text": "a", "prompt": "a", "completion": "b"}\n',
-      'which can be read as prompt-completion and as text. Set text_field, or prompt_field and completion_field, to say how',
+      'which can be read as prompt-completion and as text. Set text_field, or prompt_field and completion_field, or messages_field, or instruction_field and output_field, to say how',
     ],
     ['number.jsonl', '{"text": "a"}\n{"text": 5}\n', 'number.jsonl:2: field text is 5; expected a string'],
     [
@@ -153,23 +152,14 @@ describe('a broken file', () => {
     expect(await errorOf(loadDataset('no/such/data.jsonl'))).toBe(
       'there is no file or folder no/such/data.jsonl, and it is no Hub dataset id (owner/name)',
     );
-    const source: DatasetSource = {
-      path: join(root, 'gone.jsonl'),
-      hub: null,
-      split: null,
-      revision: null,
-      text_field: null,
-      prompt_field: null,
-      completion_field: null,
-    };
-    expect(await errorOf(loadDatasetSource(source))).toMatch(/^cannot read gone\.jsonl: there is no such file/);
+    const source: DatasetSource = { path: join(root, 'gone.jsonl') };
+    expect(await errorOf(openDatasetSource(source))).toMatch(/^cannot read gone\.jsonl: there is no such file/);
   });
 });
 
 describe('records', () => {
   it('of each kind, with their lines', async () => {
     const pairs = await loadDataset(write('pairs.jsonl', '\n{"prompt": "a", "completion": "b", "id": 7}\n'));
-    expect(pairs.kind).toBe('prompt-completion');
     expect(pairs.records).toEqual([
       { kind: 'prompt-completion', prompt: 'a', completion: 'b', file: join(root, 'pairs.jsonl'), line: 2 },
     ]);
@@ -207,7 +197,7 @@ describe('a folder', () => {
     expect(await texts(folder, { split: 'test' })).toEqual(['test']);
     expect((await loadDataset(folder)).name).toBe(join(folder, 'train.jsonl'));
     expect(await errorOf(loadDataset(folder, { split: 'validation' }))).toBe(
-      'splits: found no JSONL file of split validation; expected a name such as validation.jsonl. Its JSONL files are: test.jsonl, train.jsonl',
+      'splits: found no data file of split validation; expected a name such as validation.jsonl. Its data files are: test.jsonl, train.jsonl',
     );
   });
 
@@ -224,8 +214,8 @@ describe('a folder', () => {
     expect(await errorOf(loadDataset(file, { split: 'train' }))).toMatch(/found split train, but this is a file/);
     expect(await errorOf(loadDataset(file, { revision: 'v2' }))).toMatch(/only a Hub dataset has revisions/);
     mkdirSync(join(root, 'bare'), { recursive: true });
-    expect(await errorOf(loadDataset(join(root, 'bare')))).toBe(
-      'bare: found no JSONL file (*.jsonl). Its files are: none',
+    expect(await errorOf(loadDataset(join(root, 'bare')))).toMatch(
+      /^bare: found no data file \(\.parquet, \.jsonl, .*\)\. Its files are: none$/,
     );
   });
 });
@@ -242,7 +232,7 @@ describe('the Hub', () => {
         'data/train-00000-of-00001.jsonl': '{"text": "train"}\n',
         'data/test-00000-of-00001.jsonl': '{"text": "test"}\nbroken\n',
       },
-      'datasets/owner/parquet': { 'README.md': '', 'data/train-00000-of-00001.parquet': 'PAR1' },
+      'datasets/owner/pictures': { 'README.md': '', 'train.png': '' },
     });
     try {
       const at = { hubUrl: hub.url, cacheDir: join(root, 'cache') };
@@ -250,18 +240,14 @@ describe('the Hub', () => {
         '“Be yourself.”',
         'b',
       ]);
-      const source = { path: null, revision: null, prompt_field: null, completion_field: null };
-      const { name } = await loadDatasetSource(
-        { ...source, hub: 'Abirate/english_quotes', split: null, text_field: 'quote' },
-        at,
-      );
+      const { name } = await openDatasetSource({ hub: 'Abirate/english_quotes', text_field: 'quote' }, at);
       expect(name).toBe('Abirate/english_quotes (train)');
       expect(await texts('owner/split', at)).toEqual(['train']);
       expect(await errorOf(loadDataset('owner/split', { ...at, split: 'test' }))).toMatch(
         /^owner\/split\/data\/test-00000-of-00001\.jsonl:2: not valid JSON/,
       );
-      expect(await errorOf(loadDataset('owner/parquet', at))).toBe(
-        'owner/parquet: found no JSONL file (*.jsonl). Its files are: README.md, data/train-00000-of-00001.parquet',
+      expect(await errorOf(loadDataset('owner/pictures', at))).toMatch(
+        /^owner\/pictures: found no data file \(.*\)\. Its files are: README\.md, train\.png$/,
       );
       expect(await errorOf(loadDataset('Abirate/english_quotes', at))).toMatch(
         /^Abirate\/english_quotes\/quotes\.jsonl:1: the record's fields are quote, author, tags; expected text/,

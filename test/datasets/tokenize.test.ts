@@ -26,7 +26,7 @@ function dataset(...contents: Content[]): Dataset {
       ...(labels && { labels: Int32Array.from(labels) }),
     };
   });
-  return { name: 'data.jsonl', kind: records[0]?.kind ?? 'text', records };
+  return { name: 'data.jsonl', records };
 }
 
 function tokenize(data: Dataset, options: TokenizeOptions = {}) {
@@ -82,7 +82,7 @@ describe('prompt and completion', () => {
     const { examples, messages } = tokenize(dataset(pair, split));
     expect(examples[1]).toEqual({ ids: [3, 28, 5, EOS], labels: [-100, -100, 5, EOS], promptLength: 2 });
     expect(messages).toEqual([
-      "data.jsonl: in 1 of 2 records the prompt's tokens are not the first tokens of prompt + completion, so the loss mask may be off by a token; begin completions with a space or end prompts with a line break",
+      'data.jsonl: in 1 of 2 records the tokens of a prompt are not the first tokens of prompt and answer, so the loss mask may be off by a token; begin completions with a space or end prompts with a line break',
     ]);
     expect(tokenize(dataset(split), { completionOnlyLoss: false }).messages).toEqual([]);
   });
@@ -117,7 +117,10 @@ describe('token ids', () => {
 
 describe('completion_only_loss: true', () => {
   it.each([
-    ['cd', 'data.jsonl:1: completion_only_loss is true, but the record is a text; expected prompt and completion'],
+    [
+      'cd',
+      'data.jsonl:1: completion_only_loss is true, but the record is a text; expected prompt and completion, messages, or instruction and output',
+    ],
     [{ inputIds: [1, 2] }, 'data.jsonl:1: completion_only_loss is true, but the record is input_ids without labels'],
   ])('refuses %j', (content, message) => {
     expect(() => tokenize(dataset(content), { completionOnlyLoss: true })).toThrow(message);

@@ -83,7 +83,7 @@ describe.runIf(interpreter)('multiple_choice', () => {
         ...{ type: 'multiple_choice', name: null, data: { path }, limit: null, gate: null, target_delimiter },
         ...{ context_field: 'context', choices_field: 'choices', answer_field: 'answer' },
       },
-      { tokenizer, vocabSize: model.config.vocabSize, onMessage: () => {} },
+      { tokenizer, vocabSize: model.config.vocabSize, seed: 0, onMessage: () => {} },
     );
     const sums = totalOf(await job.run(model, options));
     const found = job.metrics.map(({ of }) => of(sums));

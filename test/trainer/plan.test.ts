@@ -45,10 +45,39 @@ describe('planTraining', () => {
   });
 
   it('finds any window again, in any order, and those beyond the run too', () => {
-    const plan = planTraining({ ...options, shuffle: true });
-    const all = windows(plan);
-    for (const index of [3, 0, 2, 1]) expect(plan.window(index)).toEqual(all[index]);
-    expect(plan.window(5)).toEqual(planTraining({ ...options, epochs: 9, shuffle: true }).window(5));
+    for (const groupByLength of [undefined, Int32Array.of(4, 9, 2, 2, 7, 5, 3)]) {
+      const plan = planTraining({ ...options, shuffle: true, groupByLength });
+      const all = windows(plan);
+      for (const index of [3, 0, 2, 1]) expect(plan.window(index)).toEqual(all[index]);
+      expect(plan.window(5)).toEqual(planTraining({ ...options, epochs: 9, shuffle: true, groupByLength }).window(5));
+    }
+  });
+
+  it('groups by length: every example once, neighbours in length together, the longest first', () => {
+    const lengths = Int32Array.from({ length: 103 }, (_, i) => 1 + ((i * 37) % 101));
+    const grouped = (seed: number) =>
+      windows(
+        planTraining({
+          ...options,
+          examples: 103,
+          batchSize: 4,
+          epochs: 1,
+          shuffle: true,
+          seed,
+          groupByLength: lengths,
+        }),
+      );
+    const batches = grouped(1).flatMap((window) => window.batches.map((batch) => [...batch]));
+    expect(batches.flat().toSorted((a, b) => a - b)).toEqual(Array.from(lengths, (_, i) => i));
+    expect(batches.at(-1)).toHaveLength(3);
+    for (const batch of batches) {
+      const sizes = batch.map((index) => lengths[index] as number);
+      expect(Math.max(...sizes) - Math.min(...sizes)).toBeLessThan(8);
+    }
+    expect(batches[0]?.map((index) => lengths[index])).toContain(101);
+    const longest = batches.map((batch) => Math.max(...batch.map((index) => lengths[index] as number)));
+    expect(longest).not.toEqual(longest.toSorted((a, b) => b - a));
+    expect(grouped(2)[1]?.batches).not.toEqual(grouped(1)[1]?.batches);
   });
 
   it('takes fractions of an epoch, and max_steps first', () => {

@@ -27,6 +27,26 @@ const quiet = { onMessage: () => {} };
 const visible = (folder: string) => readdirSync(folder).sort();
 
 describe('a run', () => {
+  it('packs its records, and evaluates them as without packing', async () => {
+    const project = await tinyProject();
+    const messages: string[] = [];
+    const say = { onMessage: (line: string) => messages.push(line) };
+    const settings = (packing: boolean) =>
+      project.config({
+        trainer: { learning_rate: 1e-12, num_train_epochs: 1 },
+        data: { max_length: 256, packing },
+      });
+    const plain = await runTraining(settings(false), say);
+    const packed = await runTraining(settings(true), say);
+    expect(messages).toContainEqual(
+      expect.stringMatching(/train\.jsonl: 10 records packed into \d rows of up to 256 tokens, \d\d\.\d % full$/),
+    );
+    expect(messages).toContainEqual(expect.stringMatching(/^\d packed rows, batch 2: \d steps/));
+    expect(packed.steps).toBeLessThan(plain.steps);
+    expect(packed.tokens).toBe(plain.tokens);
+    expect(packed.evalLosses[0]?.loss).toBeCloseTo(plain.evalLosses[0]?.loss as number, 6);
+  });
+
   it('leaves config, metrics, checkpoints, coverage, record and adapter', async () => {
     const project = await tinyProject();
     const config = project.config({ trainer: { save_total_limit: 1 } });

@@ -109,9 +109,10 @@ describe('TrainingArguments', () => {
     expect(args.settings).toEqual(trainer);
     expect(args).toMatchObject({ outputDir: 'x', perDeviceTrainBatchSize: 8, learningRate: 5e-5, weightDecay: 0.1 });
     expect(args).toMatchObject({ maxLength: 64, completionOnlyLoss: null, appendEos: true, shuffle: true });
-    expect(args).toMatchObject({ loggingDir: null, reportTo: 'tensorboard' });
+    expect(args).toMatchObject({ assistantTurns: 'all', chatTemplate: null });
+    expect(args).toMatchObject({ packing: false, loggingDir: null, reportTo: 'tensorboard' });
     const fields = Object.keys(args).filter((key) => !['settings', 'loggingDir', 'reportTo'].includes(key));
-    expect(fields).toHaveLength(Object.keys(trainer).length + 4);
+    expect(fields).toHaveLength(Object.keys(trainer).length + 7);
   });
 
   it('names what it does not know or take', () => {
@@ -128,6 +129,7 @@ describe('TrainingArguments', () => {
     expect(problem({ outputDir: undefined })).toMatch(/outputDir: missing/);
     expect(problem({ evalStrategy: 'steps' })).toMatch(/evalStrategy: steps needs trainer.evalSteps/);
     expect(problem({ warmupSteps: 3, warmupRatio: 0.1 })).toMatch(/warmupSteps: warmupRatio is set too/);
+    expect(problem({ groupByLength: true, packing: true })).toMatch(/groupByLength: rows of data.packing are of about/);
     expect(problem({ evalStrategy: 'epoch' })).toBe('accepted');
   });
 });

@@ -2,7 +2,7 @@
 /** Small real runs: the models and adapters of test/golden, trained on their batches. */
 import { join } from 'node:path';
 import { PeftModel } from '../../adapters/index.ts';
-import type { Example } from '../../datasets/index.ts';
+import type { Example, SequenceList } from '../../datasets/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { createCoverage } from '../../trainer/coverage.ts';
 import { type LoopOptions, runLoop, type StepReport, type TrainingProgress } from '../../trainer/loop.ts';
@@ -27,7 +27,7 @@ export async function goldenAdapter(name: string, backend: TestedBackend): Promi
 }
 
 export interface TinyRunOptions extends Partial<AdamwSettings> {
-  examples: readonly Example[];
+  examples: SequenceList;
   learningRate?: number;
   plan?: Partial<PlanOptions>;
   loop?: Partial<LoopOptions>;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Items of evaluation jobs: JSONL records whose fields a job names. */
+import { placeOf } from '../../datasets/index.ts';
 import { readJsonl } from '../../datasets/readers/jsonl.ts';
 import { UserError } from '../../src/errors.ts';
 import { isJsonObject } from '../../src/json.ts';
@@ -16,9 +17,11 @@ export interface Item {
  */
 export async function readItems(path: string, limit: number | null): Promise<Item[]> {
   const items: Item[] = [];
-  for await (const { value, line } of readJsonl(path)) {
+  for await (const row of readJsonl({ path, name: path })) {
     if (limit !== null && items.length === limit) break;
-    const where = `${path}:${line}`;
+    if ('fault' in row) throw row.fault;
+    const { value } = row;
+    const where = placeOf(row.origin);
     if (!isJsonObject(value)) throw new UserError(`${where}: found ${JSON.stringify(value)}; expected a JSON object`);
     items.push({ where, fields: value });
   }

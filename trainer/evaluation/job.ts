@@ -41,6 +41,8 @@ export interface JobContext {
   tokenizer: Tokenizer;
   /** Rows of the models' embeddings. */
   vocabSize: number;
+  /** Decides how mixed sources mix. */
+  seed: number;
   onMessage(line: string): void;
 }
 

@@ -118,7 +118,8 @@ async function prepare(
   const { config: modelConfig, source } = openCheckpoint(await resolveModelFolder(path, hub));
   source.close();
   const { vocabSize } = modelConfig;
-  const context: JobContext = { tokenizer: await AutoTokenizer.fromPretrained(path, hub), vocabSize, onMessage };
+  const tokenizer = await AutoTokenizer.fromPretrained(path, hub);
+  const context: JobContext = { tokenizer, vocabSize, seed: config.trainer.seed, onMessage };
   const jobs: PreparedJob[] = [];
   for (const job of jobsOf(config, section)) jobs.push(await prepareJob(job, config, context));
   return { jobs, vocabSize };

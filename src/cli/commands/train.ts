@@ -41,11 +41,13 @@ interface TrainOptions {
 async function train(context: CliContext, path: string | undefined, options: TrainOptions): Promise<object> {
   const config = await configOf(path, options);
   const { runTraining } = await import('../../../trainer/index.ts');
+  const { createTokenizeProgress } = await import('../../logging/tokenize_progress.ts');
+  const onTokenize = createTokenizeProgress(context.io.stderr);
   const { createProgress } = await import('../../logging/progress.ts');
   const { formatDuration } = await import('../../logging/format.ts');
   const { onMessage, ...progress } = { onMessage: context.logger.info, progress: createProgress(context.io.stderr) };
   const resume = options.resume ?? false;
-  const result = await runTraining(config, { onMessage, ...progress, handleSignals: true, resume });
+  const result = await runTraining(config, { onMessage, ...progress, onTokenize, handleSignals: true, resume });
 
   const evalLoss = result.evalLosses.at(-1);
   const losses = `loss ${result.losses[0]?.toFixed(4)} → ${result.losses.at(-1)?.toFixed(4)}`;

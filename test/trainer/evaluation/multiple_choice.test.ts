@@ -12,7 +12,7 @@ import { encodePair, prepareMultipleChoice } from '../../../trainer/evaluation/m
 import { temporaryFolder } from '../../helpers/temporary_folder.ts';
 
 const tokenizer = loadTokenizer('models/mamba-5m');
-const context = { tokenizer, vocabSize: tokenizer.vocabSize, onMessage: () => {} };
+const context = { tokenizer, vocabSize: tokenizer.vocabSize, seed: 0, onMessage: () => {} };
 
 function jobOf(path: string, changes: Partial<MultipleChoiceJob> = {}): MultipleChoiceJob {
   return {
