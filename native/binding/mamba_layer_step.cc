@@ -114,7 +114,8 @@ class Step {
     p.rows = rows, p.x = x, p.x_row_stride = x_row_stride;
     p.W = module.W, p.bias = module.bias;
     p.r = module.r, p.lora_A = module.lora_A, p.lora_B = module.lora_B, p.scaling = module.scaling;
-    p.y = y, p.xa = module.r > 0 ? scratch_.xa : nullptr;
+    p.y = y, p.y_row_stride = module.W.rows;
+    p.xa = module.r > 0 ? scratch_.xa : nullptr, p.xa_row_stride = module.r;
     return device_->lora_linear_fwd(p);
   }
 

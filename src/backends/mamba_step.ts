@@ -122,7 +122,7 @@ export function createMambaStep(model: StepModel, state: StepState): MambaStep {
     const rows = Math.min(ROWS_AT_ONCE, batch - begin);
     const logits = allocate([rows, vocabSize]);
     const operands = [rows, vocabSize, dModel, 0, normed, begin * dModel, dModel, handle(model.head), kind];
-    return { begin, end: begin + rows, logits, args: [...operands, 0, 0, 0, 1, 0, 0, 0, 0, logits, 0] };
+    return { begin, end: begin + rows, logits, args: [...operands, 0, 0, 0, 1, 0, 0, 0, 0, logits, 0, 0, 0, 0, 0] };
   });
   const values = new Float32Array(batch * vocabSize);
 
