@@ -77,6 +77,7 @@ describe.runIf(interpreter)('event files in TensorBoard', () => {
     const first = createEventWriter(folder);
     first.hparams({ seed: 1 }, []);
     first.text(0, 'config', 'seed: 1');
+    first.histogram(1, 'adapter_norms/out_proj', [1, 2]);
     for (let step = 1; step <= 5; step++) first.scalars(step, { 'train/loss': step });
     first.close();
     const second = createEventWriter(folder, { purgeStep: 4 });
