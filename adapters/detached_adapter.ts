@@ -3,7 +3,9 @@
 import type { Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
-import { disposeLora, type LoraWeights } from '../src/model/modules.ts';
+import { disposeLora, embeddingMatrix, type LoraWeights } from '../src/model/modules.ts';
+import { EMBEDDING } from '../src/model/parameters.ts';
+import { disposeTokens, forgetMatrix, type TokenRows } from '../src/model/token_rows.ts';
 import { mergedBias, mergedWeight } from './merged_weight.ts';
 
 export interface DetachedAdapter {
@@ -11,6 +13,8 @@ export interface DetachedAdapter {
   readonly loras: ReadonlyMap<string, LoraWeights>;
   /** What was in the place of base parameters, by checkpoint name. */
   readonly replaced: ReadonlyMap<string, Variable>;
+  /** Rows of single tokens. */
+  readonly tokens: TokenRows | null;
 }
 
 /** Takes what is attached off a model, which then is the base model. */
@@ -20,19 +24,25 @@ export function detach(model: MambaForCausalLM): DetachedAdapter {
     if (module.lora) loras.set(module.name, module.lora);
     module.lora = null;
   }
-  return { loras, replaced: model.backbone.restoreParameters() };
+  const { embeddings } = model.backbone.layers;
+  const { tokens } = embeddings;
+  embeddings.tokens = null;
+  if (tokens) forgetMatrix(tokens);
+  return { loras, tokens, replaced: model.backbone.restoreParameters() };
 }
 
 /** Puts an adapter on a base model. */
-export function reattach(model: MambaForCausalLM, { loras, replaced }: DetachedAdapter): void {
+export function reattach(model: MambaForCausalLM, { loras, tokens, replaced }: DetachedAdapter): void {
   for (const [name, lora] of loras) {
     const module = model.modules.get(name);
     if (module) module.lora = lora;
   }
+  model.backbone.layers.embeddings.tokens = tokens;
   for (const [name, variable] of replaced) model.backbone.replaceParameter(name, variable);
 }
 
-export function disposeDetached({ loras, replaced }: DetachedAdapter): void {
+export function disposeDetached({ loras, tokens, replaced }: DetachedAdapter): void {
+  if (tokens) disposeTokens(tokens);
   for (const lora of loras.values()) disposeLora(lora);
   for (const variable of replaced.values()) variable.dispose();
 }
@@ -44,6 +54,7 @@ export function disposeDetached({ loras, replaced }: DetachedAdapter): void {
  */
 export function mergeInPlace(model: MambaForCausalLM): { detached: DetachedAdapter; merged: Variable[] } {
   const merged = new Map<string, Variable>();
+  const { embeddings } = model.backbone.layers;
   const frozen = (value: () => tf.Tensor) => tf.tidy(() => tf.variable(value(), false));
   try {
     for (const module of model.modules.values()) {
@@ -59,13 +70,18 @@ export function mergeInPlace(model: MambaForCausalLM): { detached: DetachedAdapt
         frozen(() => mergedWeight(module)),
       );
     }
+    if (embeddings.tokens)
+      merged.set(
+        EMBEDDING,
+        frozen(() => tf.clone(embeddingMatrix(embeddings))),
+      );
   } catch (error) {
     tf.dispose([...merged.values()]);
     throw error;
   }
   const detached = detach(model);
   for (const [name, variable] of new Map([...detached.replaced, ...merged])) {
-    model.backbone.replaceParameter(name, variable);
+    model.backbone.replaceParameter(name, variable, name === EMBEDDING && detached.tokens !== null);
   }
   return { detached, merged: [...merged.values()] };
 }

@@ -2,13 +2,19 @@
 /** An adapter read for a model whose parts are loaded one by one. */
 import * as tf from '@tensorflow/tfjs-core';
 import { EMBEDDING, HEAD, readFinite } from '../src/model/parameters.ts';
-import { type AttachAdapter, replaceTensors, type StreamedModel } from '../src/model/streamed_model.ts';
+import {
+  type AttachAdapter,
+  replaceTensorRows,
+  replaceTensors,
+  type StreamedModel,
+} from '../src/model/streamed_model.ts';
 import { loraOf } from './inject.ts';
 import type { LoraConfig } from './lora_config.ts';
 import { readAdapter } from './peft_files.ts';
 import { principalInitOf, residualWeight, weightPart } from './principal_factors.ts';
 import { savedParameters } from './saved_parameters.ts';
 import { targetedModules } from './targets.ts';
+import { trainedTokens } from './trained_tokens.ts';
 
 export interface DiskAdapter {
   readonly folder: string;
@@ -17,6 +23,8 @@ export interface DiskAdapter {
   readonly fingerprint: string | null;
   /** Names of the modules that it adapts, in the model's order. */
   readonly targets: readonly string[];
+  /** Ids of the tokens whose rows of the embeddings it holds; they are in `base`. */
+  readonly tokens: readonly number[];
   /** Values by peft's names. */
   readonly tensors: ReadonlyMap<string, Float32Array<ArrayBuffer>>;
   /** Attaches to those modules that it adapts. */
@@ -44,6 +52,7 @@ export function openDiskAdapter(folder: string, model: StreamedModel): DiskAdapt
     config,
     fingerprint,
     targets,
+    tokens: trainedTokens(model, config)?.indices ?? [],
     tensors,
     attach: attachOnly(targets),
     attachOnly,
@@ -69,9 +78,15 @@ function adaptedBase(
   if (values.has(EMBEDDING) && tieWordEmbeddings && !values.has(HEAD)) {
     values.set(HEAD, () => readFinite(model.tensors, EMBEDDING));
   }
-  return replaceTensors(
+  const replaced = replaceTensors(
     model,
     values.has(HEAD) ? model.config.with({ tieWordEmbeddings: false }) : model.config,
     values,
   );
+  const tokens = trainedTokens(model, config);
+  if (!tokens) return replaced;
+  const { indices, key, shape } = tokens;
+  const rows = tensors.get(key) as Float32Array;
+  const rowOf = (i: number) => rows.subarray(i * shape[1], (i + 1) * shape[1]);
+  return replaceTensorRows(replaced, EMBEDDING, new Map(indices.map((index, i) => [index, rowOf(i)])));
 }

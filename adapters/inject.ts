@@ -5,11 +5,13 @@ import * as tf from '@tensorflow/tfjs-core';
 import { ConfigError } from '../src/errors.ts';
 import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
 import { adapterKeys, type LoraWeights, type Module } from '../src/model/modules.ts';
+import { tokenRows } from '../src/model/token_rows.ts';
 import { checkInitialization, createDraw, initializeFromWeights, removePrincipalParts } from './initialize.ts';
 import type { LoraConfig } from './lora_config.ts';
 import { readAdapter } from './peft_files.ts';
 import { type SavedParameter, savedParameters } from './saved_parameters.ts';
 import { adapterShapes, checkNamesChoose, type ModuleShape, targetedModules } from './targets.ts';
+import { type TrainedTokens, trainedTokens } from './trained_tokens.ts';
 
 /**
  * Attaches the adapter of a folder.
@@ -19,7 +21,8 @@ import { adapterShapes, checkNamesChoose, type ModuleShape, targetedModules } fr
 export function attachStored(model: MambaForCausalLM, folder: string, trainable: boolean): LoraConfig {
   const { config, tensors } = readAdapter(folder, model);
   const read = (key: string, shape: number[]) => tf.tensor(tensors.get(key) as Float32Array, shape);
-  attach(model, config, trainable, read, ({ key, shape }) => read(key, shape));
+  const stored = ({ key, shape }: SavedParameter | TrainedTokens) => read(key, shape);
+  attach(model, config, trainable, read, stored, stored);
   removePrincipalParts(model, config);
   return config;
 }
@@ -36,7 +39,9 @@ export function attachFresh(model: MambaForCausalLM, config: LoraConfig, seed: n
   checkBiases(targets, config);
   checkInitialization(targets, config);
   const baseValue = ({ name }: SavedParameter) => copyOf(model.backbone.baseParameter(name) as Variable);
-  attach(model, named, true, createDraw(named, seed), baseValue);
+  attach(model, named, true, createDraw(named, seed), baseValue, ({ indices, shape }) =>
+    baseRows(model, indices, shape),
+  );
   initializeFromWeights(model, named, seed);
   return named;
 }
@@ -46,12 +51,26 @@ function copyOf(variable: Variable): tf.Tensor {
   return tf.tensor(variable.dataSync<'float32'>().slice(), variable.shape);
 }
 
+function baseRows(model: MambaForCausalLM, indices: readonly number[], shape: [number, number]): tf.Tensor {
+  const W = model.backbone.layers.embeddings.weight;
+  return tf.tensor(
+    tf.tidy(() =>
+      tf
+        .gather(W, [...indices])
+        .dataSync<'float32'>()
+        .slice(),
+    ),
+    shape,
+  );
+}
+
 function attach(
   model: MambaForCausalLM,
   config: LoraConfig,
   trainable: boolean,
   value: AdapterValue,
   savedValue: (saved: SavedParameter) => tf.Tensor,
+  tokenValue: (tokens: TrainedTokens) => tf.Tensor,
 ): void {
   const targets = targetedModules(model, config);
   const conv = trainable && config.loraDropout > 0 && targets.find(({ kind }) => kind === 'conv1d');
@@ -60,10 +79,15 @@ function attach(
       `lora_dropout: the input of a convolution cannot be dropped; set it to 0, or take ${conv.name} out of target_modules.`,
     );
   const saved = savedParameters(model, config);
+  const tokens = trainedTokens(model, config);
   if ([...model.modules.values()].some((module) => module.lora)) {
     throw new ConfigError('the model has an adapter already; load the base model again to attach another.');
   }
   for (const module of targets) module.lora = loraOf(module, config, trainable, value);
+  if (tokens) {
+    const rows = tf.tidy(() => tf.variable(tokenValue(tokens), trainable));
+    model.backbone.layers.embeddings.tokens = tokenRows(tokens.indices, rows, model.config.vocabSize);
+  }
   for (const parameter of saved) {
     const variable = tf.tidy(() => tf.variable(savedValue(parameter), trainable));
     model.backbone.replaceParameter(parameter.name, variable);

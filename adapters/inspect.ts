@@ -3,6 +3,7 @@
 import type { StreamedModel } from '../src/model/streamed_model.ts';
 import { type AdapterFolder, type Matrix, type ModuleAdapter, readAdapterFolder } from './adapter_folder.ts';
 import { openDiskAdapter } from './disk_adapter.ts';
+import type { LoraConfig } from './lora_config.ts';
 import { peftFault } from './peft_compatible.ts';
 
 export interface InspectedModule {
@@ -29,6 +30,8 @@ export interface AdapterReport {
   loraAlpha: number;
   useRslora: boolean;
   targetModules: readonly string[] | string;
+  /** Ids of the tokens whose rows of the embeddings it holds. */
+  trainableTokenIndices: LoraConfig['trainableTokenIndices'];
   parameters: number;
   modules: InspectedModule[];
   /** Tensors besides lora_A and lora_B. */
@@ -59,6 +62,7 @@ export function inspectAdapter(folder: string, base: StreamedModel | null = null
     loraAlpha: config.loraAlpha,
     useRslora: config.useRslora,
     targetModules: config.targetModules,
+    trainableTokenIndices: config.trainableTokenIndices,
     parameters: tensorsOf(adapter).reduce((sum, [, data]) => sum + data.length, 0),
     modules: [...modules.values()].map((module) => inspectModule(module, base)),
     otherTensors: [...adapter.others.keys()],

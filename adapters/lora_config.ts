@@ -35,6 +35,11 @@ export interface LoraConfigFields {
   loraBias: boolean;
   /** Modules and parameters, by the end of their names, that train whole and are stored in the adapter. Default none. */
   modulesToSave: readonly string[] | null;
+  /**
+   * Ids of tokens whose rows of the embeddings train, in the place of the base's; a tied head has them too. A list, or an object with
+   * the list at the name of the embeddings. Default none.
+   */
+  trainableTokenIndices: readonly number[] | Readonly<Record<string, readonly number[]>> | null;
   /** Scale by loraAlpha / sqrt(r) (Kalajdzievski 2023). Default false. */
   useRslora: boolean;
   /**
@@ -68,6 +73,7 @@ const DEFAULTS: LoraConfigFields = {
   bias: 'none',
   loraBias: false,
   modulesToSave: null,
+  trainableTokenIndices: null,
   useRslora: false,
   useDora: false,
   initLoraWeights: true,
@@ -78,7 +84,7 @@ const DEFAULTS: LoraConfigFields = {
 const FIELDS = Object.keys(DEFAULTS) as (keyof LoraConfigFields)[];
 
 /** Keys that older versions of peft do not know: written only when they say something. */
-const NEWER_KEYS = ['exclude_modules', 'lora_bias'];
+const NEWER_KEYS = ['exclude_modules', 'lora_bias', 'trainable_token_indices'];
 
 export class LoraConfig implements Readonly<LoraConfigFields> {
   declare readonly r: number;
@@ -93,6 +99,7 @@ export class LoraConfig implements Readonly<LoraConfigFields> {
   declare readonly bias: LoraConfigFields['bias'];
   declare readonly loraBias: boolean;
   declare readonly modulesToSave: readonly string[] | null;
+  declare readonly trainableTokenIndices: LoraConfigFields['trainableTokenIndices'];
   declare readonly useRslora: boolean;
   declare readonly useDora: boolean;
   declare readonly initLoraWeights: InitLoraWeights;

@@ -54,6 +54,7 @@ function fieldChecks(values: LoraConfigFields): Check[] {
       `bias is ${JSON.stringify(bias)}, expected 'none', 'all' or 'lora_only'`,
     ],
     [modulesToSave === null || areNames(modulesToSave), 'modulesToSave must be names of modules or parameters'],
+    ...tokenChecks(values.trainableTokenIndices),
     ...flags.map(
       (flag): Check => [typeof values[flag] === 'boolean', `${flag} is ${values[flag]}, expected true or false`],
     ),
@@ -77,6 +78,17 @@ function patternChecks(
     [isRegex(key), `${field}: ${JSON.stringify(key)} is neither a module name nor a valid regular expression`],
     [isValue(value), `${field}: ${JSON.stringify(key)} is ${value}, expected ${expected}`],
   ]);
+}
+
+function tokenChecks(given: LoraConfigFields['trainableTokenIndices']): Check[] {
+  const lists = given === null ? [] : Array.isArray(given) ? [given] : Object.values(given as object);
+  const areIds = (ids: unknown): ids is number[] =>
+    Array.isArray(ids) && ids.length > 0 && ids.every((id) => Number.isInteger(id) && id >= 0);
+  const isFilled = given === null || (typeof given === 'object' && lists.length > 0 && lists.every(areIds));
+  if (!isFilled)
+    return [[false, 'trainableTokenIndices must be ids of tokens, at least one, or an object with them at embeddings']];
+  const twice = lists.flatMap((ids: number[]) => ids.filter((id, i) => ids.indexOf(id) !== i));
+  return [[twice.length === 0, `trainableTokenIndices has ${[...new Set(twice)].join(', ')} more than once`]];
 }
 
 function contradictions(values: LoraConfigFields): Check[] {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Folds an adapter into the base parameters; answers to merge_and_unload of peft, and is right for tied embeddings. */
-import type * as tf from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
 import type { CheckpointTensor, SaveCheckpointOptions } from '../src/checkpoint/save_checkpoint.ts';
 import { saveCheckpoint } from '../src/checkpoint/save_checkpoint.ts';
 import { ConfigError } from '../src/errors.ts';
 import type { MambaConfig } from '../src/model/config.ts';
-import type { Module } from '../src/model/modules.ts';
+import { embeddingMatrix, type Module } from '../src/model/modules.ts';
 import { HEAD } from '../src/model/parameters.ts';
 import { checkBiasCanMerge, mergedBias, mergedWeight } from './merged_weight.ts';
 import type { PeftModel } from './peft_model.ts';
@@ -83,6 +83,8 @@ export function planHead(config: MambaConfig, adapted: readonly string[], policy
 /** A parameter's values with its module's adapter folded in. */
 export function mergedValues(name: string, parameter: tf.Variable, modules: ReadonlyMap<string, Module>): Float32Array {
   const module = modules.get(name.replace(/\.(?:weight|bias)$/, ''));
+  if (module?.kind === 'embedding' && module.tokens)
+    return tf.tidy(() => embeddingMatrix(module).dataSync<'float32'>());
   const merged = module?.lora && (name.endsWith('.weight') ? mergedWeight(module) : mergedBias(module));
   if (!merged) return parameter.dataSync<'float32'>();
   const values = merged.dataSync<'float32'>();

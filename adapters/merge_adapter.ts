@@ -68,6 +68,8 @@ export interface MergeReceipt extends LogitComparison {
     head: 'unchanged' | 'untied' | 'changed with the embeddings';
   };
   merged_modules: string[];
+  /** Ids of the tokens whose rows of the embeddings (and of a head that is tied to them) were merged. */
+  merged_tokens: number[];
   /** Left in an adapter for peft; empty without peftCompatible. */
   adapter_modules: string[];
   probe: { source: string; tokens: number };
@@ -124,6 +126,7 @@ export async function mergeAdapter(
       }),
       tied_embeddings: headFacts(base, adapted, plan, options.tiedEmbeddings),
       merged_modules: [...merged],
+      merged_tokens: [...disk.tokens],
       adapter_modules: kept?.targets ?? [],
       probe: { source: probe.source, tokens: probe.inputIds.length },
       base: {

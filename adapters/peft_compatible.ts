@@ -37,6 +37,7 @@ const PLAIN: Partial<LoraConfigFields> = {
   layersPattern: null,
   bias: 'none',
   modulesToSave: null,
+  trainableTokenIndices: null,
   initLoraWeights: true,
 };
 

@@ -10,6 +10,7 @@ import { readJsonFile, replaceFolderAtomic } from '../src/files.ts';
 import { LoraConfig } from './lora_config.ts';
 import { savedParameters } from './saved_parameters.ts';
 import { adapterShapes, type ModuleShape, targetedModules } from './targets.ts';
+import { trainedTokens } from './trained_tokens.ts';
 
 /** What an adapter is read for: a loaded model, or one whose tensors are still on the disk. */
 export interface AdapterTarget {
@@ -42,6 +43,8 @@ export function readAdapter(
   try {
     const expected = new Map(targetedModules(model, config).flatMap((module) => adapterShapes(module, config)));
     for (const { key, shape } of savedParameters(model, config)) expected.set(key, shape);
+    const tokens = trainedTokens(model, config);
+    if (tokens) expected.set(tokens.key, tokens.shape);
     checkFit(folder, source, expected, model);
     const tensors = new Map<string, Float32Array<ArrayBuffer>>();
     for (const key of expected.keys()) {

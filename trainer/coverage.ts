@@ -41,6 +41,9 @@ export interface Coverage {
  * batch may share none of.
  */
 const EMBEDDING_TRIES = 10;
+/** Tries for rows of single tokens: where the head is not tied they learn only from batches that hold one of the tokens. */
+const TOKEN_TRIES = 100;
+const TOKENS = 'trainable_tokens_delta';
 
 /** @param parameters the trainable tensors, adapter tensors under peft's names */
 export function createCoverage(parameters: ReadonlyMap<string, Variable>): Coverage {
@@ -48,7 +51,7 @@ export function createCoverage(parameters: ReadonlyMap<string, Variable>): Cover
   const pending = new Map<string, { tries: number }>();
   for (const [name, { shape }] of parameters) {
     rows.set(name, { name, shape: [...shape], grad_norm: null, step: null });
-    pending.set(name, { tries: name.endsWith('lora_embedding_B') ? EMBEDDING_TRIES : 1 });
+    pending.set(name, { tries: triesOf(name) });
   }
   const waitsForPartner = (name: string): boolean => {
     const partner = parameters.get(partnerOf(name) ?? '');
@@ -88,6 +91,11 @@ export function createCoverage(parameters: ReadonlyMap<string, Variable>): Cover
   };
 }
 
+function triesOf(name: string): number {
+  if (name.endsWith(TOKENS)) return TOKEN_TRIES;
+  return name.endsWith('lora_embedding_B') ? EMBEDDING_TRIES : 1;
+}
+
 /** Writes coverage.json. */
 export function writeCoverage(path: string, rows: readonly CoverageRow[]): void {
   writeFileAtomic(path, `${JSON.stringify(rows, null, 2)}\n`);
@@ -99,7 +107,10 @@ export function coverageMessage(rows: readonly CoverageRow[], steps: number): st
   if (unchecked.length === 0) return undefined;
   const [first] = unchecked;
   const ran = steps === 1 ? 'only 1 step ran' : `${steps} steps ran`;
-  return `gradient coverage: ${unchecked.length} of ${rows.length} trainable tensors were not checked, because ${ran} and the other factor of their adapter was still zero (the first: ${first?.name})`;
+  const reason = unchecked.every(({ name }) => name.endsWith(TOKENS))
+    ? 'no batch held one of their tokens'
+    : 'the other factor of their adapter was still zero';
+  return `gradient coverage: ${unchecked.length} of ${rows.length} trainable tensors were not checked, because ${ran} and ${reason} (the first: ${first?.name})`;
 }
 
 /** The other factor of the same adapter. */
@@ -123,6 +134,10 @@ function deadError(names: readonly string[], step: number): UserError {
     names.length === 1
       ? ['a trainable tensor gets', 'its module']
       : [`${names.length} trainable tensors get`, 'their modules'];
+  if (names.every((name) => name.endsWith(TOKENS)))
+    return new UserError(
+      `step ${step}: no batch so far held one of the tokens of adapter.trainable_token_indices, so that their rows do not learn:\n  ${names[0]}\nCheck the ids against the tokenizer and the data.`,
+    );
   const rate = step === 1 ? '' : ' A learning rate so high that the first update drowned every signal looks the same.';
   return new UserError(
     `step ${step}: ${many} no gradient and would never learn:${names.map((name) => `\n  ${name}`).join('')}\nTake ${their} out of the adapter's target_modules, or check that the adapter it starts from is whole.${rate}`,

@@ -10,7 +10,7 @@ export function learningRateFactor(settings: TrainerSettings): (name: string, sh
   const { loraplus_lr_ratio: ratio, loraplus_lr_embedding: embedding, learning_rate: learningRate } = settings;
   if (ratio === null) return () => 1;
   return (name, shape) => {
-    if (name.startsWith('base_model.model.backbone.embeddings.')) return embedding / learningRate;
+    if (name.startsWith('base_model.model.backbone.embeddings.lora_')) return embedding / learningRate;
     return name.includes('.lora_B.') || shape.length === 1 ? ratio : 1;
   };
 }

@@ -97,6 +97,7 @@ function describe(report: AdapterReport): string {
     `its weights  ${weights}${report.baseMatches === null ? '' : `, ${matches[`${report.baseMatches}`]}`}`,
     `rank         ${report.r}, alpha ${report.loraAlpha}${report.useRslora ? ', rslora' : ''}`,
     `targets      ${targets}`,
+    ...(report.trainableTokenIndices === null ? [] : [`tokens       ${tokenList(report.trainableTokenIndices)}`]),
     `parameters   ${formatCount(report.parameters)} in ${modules.length} modules`,
     '',
     ...table(report),
@@ -108,6 +109,10 @@ function describe(report: AdapterReport): string {
     ...(peft.length > 0 ? ['`mambatune merge --peft-compatible` writes what peft can use'] : []),
   ];
   return `${lines.join('\n')}\n`;
+}
+
+function tokenList(tokens: NonNullable<AdapterReport['trainableTokenIndices']>): string {
+  return (Array.isArray(tokens) ? tokens : (Object.values(tokens)[0] as number[])).join(', ');
 }
 
 function table({ modules }: AdapterReport): string[] {

@@ -90,7 +90,14 @@ function probeOf({ probe }: MergeRequest, tokenizer: Tokenizer | null, vocabSize
 }
 
 function describeReceipt(receipt: MergeReceipt, { adapter, output }: MergeRequest, name: string): string {
-  const { merged_modules: merged, adapter_modules: kept, tied_embeddings: tied, result, probe } = receipt;
+  const {
+    merged_modules: merged,
+    merged_tokens: tokens,
+    adapter_modules: kept,
+    tied_embeddings: tied,
+    result,
+    probe,
+  } = receipt;
   const head = {
     unchanged: '',
     untied: 'the head is now a matrix of its own (lm_head.weight): it was tied to the adapted embeddings\n',
@@ -98,6 +105,7 @@ function describeReceipt(receipt: MergeReceipt, { adapter, output }: MergeReques
   };
   return [
     `merged ${merged.length} modules of ${name} with ${adapter} into ${output} (${result.dtypes.join(', ')})\n`,
+    tokens.length > 0 ? `merged the rows of ${tokens.length} tokens into the embeddings\n` : '',
     kept.length > 0
       ? `left ${kept.length} modules in ${join(output, 'adapter')} for peft, on ${join(output, 'model')}\n`
       : '',

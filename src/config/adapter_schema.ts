@@ -5,6 +5,7 @@ import { z } from 'zod';
 const name = z.string().min(1);
 const names = z.array(name).min(1);
 const rank = z.int().min(1);
+const tokenIds = z.array(z.int().min(0)).min(1);
 
 export const adapterSchema = z
   .strictObject({
@@ -69,6 +70,13 @@ export const adapterSchema = z
       .default(null)
       .describe(
         'Modules and parameters that train whole and are stored in the adapter: norm, norm_f, conv1d, lm_head, A_log, D, dt_proj.bias, or any other by the end of its path.',
+      ),
+    trainable_token_indices: z
+      .union([tokenIds, z.record(name, tokenIds)])
+      .nullable()
+      .default(null)
+      .describe(
+        'Ids of tokens whose rows of the embeddings train, such as those of added tokens; a tied head has them too. Not with embeddings in target_modules. A list, or the list at the key embeddings.',
       ),
     use_rslora: z.boolean().default(false).describe('Rank-stabilised scale, lora_alpha / sqrt(r) (arXiv 2312.03732).'),
     use_dora: z

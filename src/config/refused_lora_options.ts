@@ -33,11 +33,6 @@ export const REFUSED_LORA_OPTIONS: Readonly<Record<string, RefusedOption>> = {
     neutral: null,
     reason: 'all that can be adapted has a name for target_modules; other parameters train through modules_to_save',
   },
-  trainable_token_indices: {
-    neutral: null,
-    reason:
-      'single rows of the embeddings do not train yet; they train whole through modules_to_save, or by target_modules',
-  },
   use_bdlora: { neutral: null, reason: NOT_HERE },
   use_qalora: { neutral: false, reason: 'the base model is not quantized' },
   velora_config: { neutral: null, reason: NOT_HERE },

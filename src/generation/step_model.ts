@@ -5,12 +5,20 @@ import * as tf from '@tensorflow/tfjs-core';
 import { hasMambaStep, type StepLayer, type StepLinear, type StepModel } from '../backends/mamba_step.ts';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
 import { type MambaLayer, stateDecay } from '../model/mixer.ts';
-import { biasOf, type ConvModule, convWeightOf, type LinearModule, type Module } from '../model/modules.ts';
+import {
+  biasOf,
+  type ConvModule,
+  convWeightOf,
+  embeddingMatrix,
+  type LinearModule,
+  type Module,
+} from '../model/modules.ts';
+import { HEAD } from '../model/parameters.ts';
 
 /** The fields of a layer, a module and an adapter that the fused step computes with; a layer with others goes op by op. */
 const KNOWN = {
   layer: ['norm', 'eps', 'inProj', 'conv1d', 'xProj', 'dtProj', 'aLog', 'frozenA', 'd', 'outProj', 'modules'],
-  module: ['kind', 'name', 'index', 'weight', 'bias', 'lora'],
+  module: ['kind', 'name', 'index', 'weight', 'bias', 'lora', 'tokens'],
   lora: ['A', 'B', 'bias', 'scaling', 'dropout'],
 };
 
@@ -30,11 +38,12 @@ export function stepModelOf(model: MambaForCausalLM, keep: (tensor: Tensor) => v
     keep(tensor);
     return tensor;
   };
+  const matrix = embeddings.tokens && make(() => tf.clone(embeddingMatrix(embeddings)));
   return {
-    embeddings: { weight: embeddings.weight, bias: null, lora: embeddings.lora },
+    embeddings: { weight: matrix ?? embeddings.weight, bias: null, lora: embeddings.lora },
     layers: layers.map((layer) => layerOf(layer, make)),
     normF,
-    head: model.head,
+    head: matrix && !model.parameters.has(HEAD) ? matrix : model.head,
     eps,
     isBfloat16: model.dtype === 'bfloat16',
   };

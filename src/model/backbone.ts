@@ -66,6 +66,7 @@ export function buildBackbone(config: MambaConfig, parameters: Parameters): Back
         return parameterOf(parameters, 'backbone.embeddings.weight');
       },
       lora: null,
+      tokens: null,
     },
     layers: Array.from({ length: config.numHiddenLayers }, (_, i) => buildLayer(config, parameters, i)),
     get normF() {

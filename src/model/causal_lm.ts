@@ -15,7 +15,7 @@ import type { MambaConfig } from './config.ts';
 import type { LoadOptions, ModelInputs, ModelSource } from './mamba_model.ts';
 import { loadModel, MambaModel } from './mamba_model.ts';
 import { checkIds, checkLabels, checkRows, shiftLabels } from './model_inputs.ts';
-import type { DropoutState, Module } from './modules.ts';
+import { type DropoutState, embeddingMatrix, type Module } from './modules.ts';
 import { HEAD, type WeightDtype } from './parameters.ts';
 
 export interface ForwardInputs extends ModelInputs {
@@ -232,7 +232,7 @@ export class MambaForCausalLM {
       return { rows, cache } as unknown as tf.TensorContainer;
     }) as unknown as { rows: Tensor2D | null; cache?: MambaCache };
     const labels = places.map((place) => targets[place] as number);
-    const losses = rows ? rowCrossEntropy(rows, this.head, labels) : new Float32Array();
+    const losses = rows ? tf.tidy(() => rowCrossEntropy(rows, this.head, labels)) : new Float32Array();
     rows?.dispose();
     return { losses, ...(cache && { cacheParams: cache }) };
   }
@@ -274,9 +274,10 @@ export class MambaForCausalLM {
     this.backbone.dispose();
   }
 
-  /** The head's matrix [vocab_size, d_model]. */
+  /** The head's matrix [vocab_size, d_model]; to be asked for inside a tidy. */
   get head(): Tensor2D {
-    return (this.parameters.get(HEAD) ?? this.parameters.get('backbone.embeddings.weight')) as unknown as Tensor2D;
+    const own = this.parameters.get(HEAD) as unknown as Tensor2D | undefined;
+    return own ?? embeddingMatrix(this.backbone.layers.embeddings);
   }
 
   /** Of one position a row in products of a few rows, so that a row's bits do not depend on the batch. */

@@ -19,6 +19,7 @@ import type { DropoutState, Module } from './modules.ts';
 import { adapterTensors, disposeLora } from './modules.ts';
 import type { Parameters, WeightDtype } from './parameters.ts';
 import { disposeParameters, EMBEDDING, HEAD, loadParameters, randomParameters } from './parameters.ts';
+import { disposeTokens } from './token_rows.ts';
 
 export interface LoadOptions extends HubOptions {
   /** tfjs backend to compute on; default `auto`, the best that works. */
@@ -168,13 +169,14 @@ export class MambaModel {
 
   /**
    * Computes with a variable in the place of a base parameter, until {@link restoreParameters}. A tied model may be given a head of its
-   * own (lm_head.weight); while its embeddings are replaced, its head stays with the base matrix.
+   * own (lm_head.weight); while its embeddings are replaced, its head stays with the base matrix, unless it is kept tied.
+   * @param keepTied whether a tied head computes with the new embeddings; default false
    */
-  replaceParameter(name: string, variable: Variable): void {
+  replaceParameter(name: string, variable: Variable, keepTied = false): void {
     const parameters = this.parameters as Parameters;
     const base = parameters.get(name) ?? null;
     if (!this.replaced.has(name)) this.replaced.set(name, base);
-    if (name === EMBEDDING && base && !parameters.has(HEAD)) {
+    if (name === EMBEDDING && base && !parameters.has(HEAD) && !keepTied) {
       this.replaced.set(HEAD, null);
       parameters.set(HEAD, base);
     }
@@ -213,6 +215,8 @@ export class MambaModel {
   /** Frees the parameters, and those of attached adapters. */
   dispose(): void {
     for (const { lora } of this.modules.values()) if (lora) disposeLora(lora);
+    const { tokens } = this.layers.embeddings;
+    if (tokens) disposeTokens(tokens);
     for (const layer of this.layers.layers) layer.frozenA?.A.dispose();
     for (const base of this.replaced.values()) base?.dispose();
     disposeParameters(this.parameters as Parameters);

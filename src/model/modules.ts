@@ -6,6 +6,7 @@ import { doraNorm, sumOfSquares } from '../ops/dora_norm.ts';
 import { loraEmbedding } from '../ops/lora_embedding.ts';
 import { loraLinear, MASKS_PER_STEP } from '../ops/lora_linear.ts';
 import { times } from '../ops/times.ts';
+import { lookUpTokens, type TokenRows, tokenMatrix } from './token_rows.ts';
 
 /**
  * A low-rank adapter on one module. Linear: A [r, in], B [out, r]. Embedding: A [r, vocab_size], B [d_model, r]. conv1d, whose weight is
@@ -53,6 +54,8 @@ export interface EmbeddingModule {
   /** [vocab_size, d_model] */
   readonly weight: Variable;
   lora: LoraWeights | null;
+  /** Rows of single tokens in the place of the weight's; not together with `lora`. */
+  tokens: TokenRows | null;
 }
 
 export interface ConvModule {
@@ -147,7 +150,8 @@ function firstMask(step: number | Scalar): number {
 
 /** Looks ids [batch, seqlen] up in an embedding module. */
 export function applyEmbedding(module: EmbeddingModule, ids: Tensor): Tensor {
-  const { lora, weight } = module;
+  const { lora, tokens, weight } = module;
+  if (tokens) return lookUpTokens(weight as unknown as Tensor2D, tokens, ids);
   const rows = loraEmbedding(
     {
       ids,
@@ -158,6 +162,12 @@ export function applyEmbedding(module: EmbeddingModule, ids: Tensor): Tensor {
     lora?.scaling ?? 1,
   );
   return lora?.magnitude ? tf.mul(rows, doraFactor(module, lora, lora.magnitude)) : rows;
+}
+
+/** The matrix of an embedding module without an adapter of its lookup: what a tied head computes with. See {@link tokenMatrix}. */
+export function embeddingMatrix({ weight, tokens }: EmbeddingModule): Tensor2D {
+  const W = weight as unknown as Tensor2D;
+  return tokens ? tokenMatrix(W, tokens) : W;
 }
 
 /** What DoRA multiplies each output of W + scaling B A by: its magnitude over its norm. */
@@ -195,20 +205,27 @@ export function mergedNorm({
 export function adapterKeys({
   kind,
   name,
-}: Pick<Module, 'kind' | 'name'>): Record<'A' | 'B' | 'bias' | 'magnitude', string> {
+}: Pick<Module, 'kind' | 'name'>): Record<'A' | 'B' | 'bias' | 'magnitude' | 'tokens', string> {
   const prefix = `base_model.model.${name}`;
   const [A, B] =
     kind === 'embedding'
       ? [`${prefix}.lora_embedding_A`, `${prefix}.lora_embedding_B`]
       : [`${prefix}.lora_A.weight`, `${prefix}.lora_B.weight`];
-  return { A, B, bias: `${prefix}.lora_B.bias`, magnitude: `${prefix}.lora_magnitude_vector` };
+  return {
+    A,
+    B,
+    bias: `${prefix}.lora_B.bias`,
+    magnitude: `${prefix}.lora_magnitude_vector`,
+    tokens: `${prefix}.token_adapter.trainable_tokens_delta`,
+  };
 }
 
 /** A module's adapter tensors under peft's names. */
 export function adapterTensors(module: Module): [string, Variable][] {
   const { lora } = module;
-  if (!lora) return [];
   const keys = adapterKeys(module);
+  if (module.kind === 'embedding' && module.tokens) return [[keys.tokens, module.tokens.rows]];
+  if (!lora) return [];
   const tensors: [string, Variable][] = [
     [keys.A, lora.A],
     [keys.B, lora.B],

@@ -121,6 +121,34 @@ export function replaceTensors(
   return streamedModel(config, source, model.source, model.generationConfig);
 }
 
+/**
+ * A model with other values in the place of some rows of a tensor, however it is read.
+ * @param rows by position, each as wide as the tensor's
+ */
+export function replaceTensorRows(
+  model: StreamedModel,
+  name: string,
+  rows: ReadonlyMap<number, Float32Array>,
+): StreamedModel {
+  const { tensors } = model;
+  const source: TensorSource = {
+    ...tensors,
+    readFloat32: (wanted, range) => {
+      const values = tensors.readFloat32(wanted, range);
+      if (wanted !== name) return values;
+      const start = range?.start ?? 0;
+      for (const [position, row] of rows) {
+        const place = (position - start) * row.length;
+        if (place >= 0 && place < values.length) values.set(row, place);
+      }
+      return values;
+    },
+    readInt32: (wanted) => tensors.readInt32(wanted),
+    close: () => tensors.close(),
+  };
+  return streamedModel(model.config, source, model.source, model.generationConfig);
+}
+
 function disposeLayer(layer: MambaLayer, parameters: Parameters): void {
   for (const { lora } of layer.modules) if (lora) disposeLora(lora);
   layer.frozenA?.A.dispose();

@@ -28,6 +28,7 @@ describe('fields', () => {
       alphaPattern: {},
       loraBias: false,
       modulesToSave: null,
+      trainableTokenIndices: null,
       taskType: 'CAUSAL_LM',
       baseModelNameOrPath: null,
     });
@@ -150,6 +151,7 @@ describe('adapter_config.json', () => {
       bias: 'all',
       loraBias: true,
       modulesToSave: ['lm_head'],
+      trainableTokenIndices: { embeddings: [5, 3] },
       baseModelNameOrPath: 'a/b',
     });
     const json = JSON.parse(JSON.stringify(config.toJSON())) as Record<string, unknown>;
@@ -184,10 +186,6 @@ describe('adapter_config.json', () => {
     [
       { use_qalora: true, layer_replication: [[0, 2]] },
       'here: options that are not supported: layer_replication = [[0,2]] (a model has the layers of its checkpoint); use_qalora = true (the base model is not quantized).',
-    ],
-    [
-      { trainable_token_indices: [3] },
-      'here: options that are not supported: trainable_token_indices = [3] (single rows of the embeddings do not train yet; they train whole through modules_to_save, or by target_modules).',
     ],
     [{ r: '8' }, 'here: LoraConfig: r is 8, expected a whole number from 1.'],
     [{ lora_dropout: 'no' }, 'here: LoraConfig: loraDropout is no, expected a probability from 0 to below 1.'],

@@ -62,13 +62,15 @@ const OPTIONS: [name: string, fields: Partial<LoraConfigFields>, base: string[]]
   ],
   ['modules_to_save: lm_head', { targetModules: ALL, modulesToSave: ['lm_head'] }, ['lm_head.weight']],
   ['modules_to_save: embeddings', { targetModules: ['in_proj'], modulesToSave: ['embeddings'] }, ['embeddings.weight']],
+  ['trainable_token_indices', { targetModules: ['in_proj'], trainableTokenIndices: [35, 3, 4, 39, 0] }, []],
   ['modules_to_save: out_proj', { targetModules: ['in_proj'], modulesToSave: ['out_proj'] }, ['out_proj.weight']],
 ];
 
-/** Moves the trained copies of base parameters away from the base. */
+/** Moves the trained copies of base parameters, and of rows of them, away from the base. */
 function disturb(peft: PeftModel): void {
-  for (const [name, variable] of peft.model.parameters) {
-    if (variable.trainable) tf.tidy(() => variable.assign(tf.add(tf.mul(variable, 1.1), 0.02 + name.length / 1e3)));
+  for (const [name, variable] of peft.model.trainableParameters()) {
+    if (!name.includes('lora_'))
+      tf.tidy(() => variable.assign(tf.add(tf.mul(variable, 1.1), 0.02 + name.length / 1e3)));
   }
 }
 

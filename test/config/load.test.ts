@@ -80,6 +80,7 @@ describe('a good config', () => {
       bias: 'none',
       lora_bias: false,
       modules_to_save: null,
+      trainable_token_indices: null,
       use_rslora: false,
       use_dora: false,
       init_lora_weights: true,

@@ -3,7 +3,7 @@
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
-import { getPeftModel, LoraConfig, type LoraConfigFields } from '../../adapters/index.ts';
+import { getPeftModel, LoraConfig, type LoraConfigFields, mergeAndSave, PeftModel } from '../../adapters/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { readGolden } from '../golden/golden.ts';
 import { bestBackend } from '../helpers/backends.ts';
@@ -13,6 +13,9 @@ import { type Python, startPython } from './python.ts';
 
 const interpreter = inject('python');
 const PROJECTIONS = ['in_proj', 'x_proj', 'out_proj'];
+
+/** Some that the golden's texts hold, and one that they do not. */
+const TOKENS = [96, 4, 60, 12, 0];
 
 /** No LoRA on dt_proj, and no A_log or D of its own: what peft makes of them, transformers does not read. */
 const OPTIONS: [name: string, fields: Partial<LoraConfigFields>][] = [
@@ -35,6 +38,7 @@ const OPTIONS: [name: string, fields: Partial<LoraConfigFields>][] = [
   ['modules_to_save: norm, norm_f', { targetModules: ['in_proj'], modulesToSave: ['norm', 'norm_f'] }],
   ['modules_to_save: conv1d', { targetModules: ['in_proj'], modulesToSave: ['conv1d'] }],
   ['modules_to_save: embeddings', { targetModules: ['in_proj'], modulesToSave: ['embeddings'] }],
+  ['trainable_token_indices', { targetModules: PROJECTIONS, trainableTokenIndices: TOKENS }],
   ['modules_to_save: x_proj, bias: all', { targetModules: ['in_proj'], modulesToSave: ['x_proj'], bias: 'all' }],
 ];
 
@@ -63,6 +67,39 @@ describe.runIf(interpreter)('adapters in peft', () => {
     const own = logitsOf(model, input_ids);
     expect(own).not.toEqual(base);
     expectClose(own, answer.logits, { rtol: 0, atol: 1e-4 });
+  });
+});
+
+describe.runIf(interpreter)('adapters of peft', () => {
+  let python: Python;
+  beforeAll(() => {
+    python = startPython(interpreter as string);
+  });
+  afterAll(() => python.stop());
+
+  it.each<[string, unknown]>([
+    ['a list', TOKENS],
+    ['named embeddings', { embeddings: TOKENS }],
+    ['named embeddings and head', { embeddings: TOKENS, lm_head: TOKENS }],
+  ])('rows of single tokens, %s: here as there, and merged', async (_, trainable_token_indices) => {
+    const golden = readGolden('tied');
+    const input_ids = golden.rows('input_ids');
+    const model = join(golden.folder, 'model');
+    const output = join(temporaryFolder(), 'adapter');
+    const config = { r: 4, target_modules: PROJECTIONS, trainable_token_indices };
+    const made = await python.ask<{ logits: number[] }>('fresh_adapter', { model, config, input_ids, output });
+    const loaded = await MambaForCausalLM.fromPretrained(model, { backend: bestBackend });
+    onTestFinished(() => loaded.dispose());
+    const base = logitsOf(loaded, input_ids);
+    const peft = PeftModel.fromPretrained(loaded, output);
+    const own = logitsOf(loaded, input_ids);
+    expect(own).not.toEqual(base);
+    expectClose(own, made.logits, { rtol: 0, atol: 1e-4 });
+    const merged = join(temporaryFolder(), 'merged');
+    expect(await mergeAndSave(peft, merged)).toMatchObject({ untied: false });
+    const read = await python.ask<{ logits: number[]; tied: boolean }>('model_logits', { model: merged, input_ids });
+    expect(read.tied).toBe(true);
+    expectClose(read.logits, made.logits, { rtol: 0, atol: 1e-4 });
   });
 });
 

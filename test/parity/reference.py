@@ -7,7 +7,7 @@ import sys
 import numpy
 import torch
 import peft.tuners.tuners_utils
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginEventAccumulator
@@ -46,6 +46,18 @@ def adapter_logits(model, adapter, input_ids):
     config = loaded.peft_config["default"]
     parameters = sum(p.numel() for name, p in loaded.named_parameters() if "lora_" in name)
     return {"logits": logits_of(loaded.eval(), input_ids), "r": config.r, "parameters": parameters}
+
+
+def fresh_adapter(model, config, input_ids, output):
+    """Logits of a model folder with a new adapter whose tensors are all random, which is written to the folder output."""
+    torch.manual_seed(0)
+    made = get_peft_model(load(model), LoraConfig(task_type="CAUSAL_LM", **config))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+    made.save_pretrained(output)
+    return {"logits": logits_of(made.eval(), input_ids)}
 
 
 def merged_by_peft(model, adapter, input_ids):
@@ -171,6 +183,7 @@ COMMANDS = {
     for f in (
         model_logits,
         adapter_logits,
+        fresh_adapter,
         merged_by_peft,
         checked_adapter_logits,
         combine,

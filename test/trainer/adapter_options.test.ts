@@ -17,6 +17,7 @@ beforeAll(async () => {
 it.each<[object, number]>([
   [{ use_dora: true, target_modules: 'all-linear' }, 2 * 4 * 3],
   [{ target_modules: 'all-linear', lora_bias: true }, 2 * 4 * 3],
+  [{ target_modules: ['in_proj'], trainable_token_indices: [5, 0, 96] }, 4 + 1],
   [{ bias: 'all' }, 14 + 2 * 2],
   [{ target_modules: ['dt_proj'], bias: 'lora_only' }, 4 + 2],
   [

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { getPeftModel, LoraConfig, type PeftModel } from '../../adapters/index.ts';
 import type { Example } from '../../datasets/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
-import { createCoverage } from '../../trainer/coverage.ts';
+import { coverageMessage, createCoverage } from '../../trainer/coverage.ts';
 import { bestBackend, onBackend } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
 import { liveMemory } from '../helpers/memory.ts';
@@ -152,6 +152,25 @@ onBackend(bestBackend, () => {
       const error = tinyRun(withStray, { examples: goldenExamples('tied') });
       await expect(error).rejects.toThrow(/step 1: a trainable tensor gets no gradient.*\n {2}.*stray\.lora_A\.weight/);
       stray.dispose();
+    });
+
+    it('waits long for batches with the tokens whose rows train, then names them', () => {
+      const name = 'base_model.model.backbone.embeddings.token_adapter.trainable_tokens_delta';
+      tf.tidy(() => {
+        const rows = tf.variable(tf.ones([2, 3]));
+        const [zero, some] = [tf.zeros([2, 3]), tf.ones([2, 3])];
+        const late = createCoverage(new Map([[name, rows]]));
+        for (let step = 1; step < 100; step++) late.observe(step, new Map([[name, zero]]));
+        expect(coverageMessage(late.rows(), 99)).toMatch(/99 steps ran and no batch held one of their tokens/);
+        late.observe(100, new Map([[name, some]]));
+        expect(late.rows()).toMatchObject([{ name, step: 100 }]);
+        const never = createCoverage(new Map([[name, rows]]));
+        for (let step = 1; step < 100; step++) never.observe(step, new Map([[name, zero]]));
+        expect(() => never.observe(100, new Map([[name, zero]]))).toThrow(
+          /step 100: no batch so far held one of the tokens of adapter\.trainable_token_indices.*\n {2}.*trainable_tokens_delta/,
+        );
+        rows.dispose();
+      });
     });
 
     it('ends the run with the name of a tensor whose gradient is zero', async () => {

@@ -22,6 +22,7 @@ function factorsOf(trainer: object): Record<string, number> {
     [`${X}.lora_magnitude_vector`, [4]],
     [`${E}.lora_embedding_A`, [2, 9]],
     [`${E}.lora_embedding_B`, [3, 2]],
+    [`${E}.token_adapter.trainable_tokens_delta`, [3, 2]],
     ['backbone.layers.0.mixer.A_log', [4, 2]],
     ['backbone.norm_f.weight', [3]],
   ];
@@ -36,6 +37,7 @@ it('lora_B and vectors learn at the ratio, the embeddings at a rate of their own
     'x_proj.lora_magnitude_vector': 16,
     'embeddings.lora_embedding_A': 1e-6 / 2e-4,
     'embeddings.lora_embedding_B': 1e-6 / 2e-4,
+    'token_adapter.trainable_tokens_delta': 1,
     'mixer.A_log': 1,
     'norm_f.weight': 16,
   });
