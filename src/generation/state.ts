@@ -126,21 +126,32 @@ function stateTensors({ config }: MambaForCausalLM): StateTensor[] {
   ]).flat();
 }
 
-/** SHA-256 of the base parameters, and of the adapters with their scaling ('' where there are none), as they are in memory. */
-function fingerprints(model: MambaForCausalLM): { base: string; adapter: string } {
+/**
+ * SHA-256 of the base parameters, and of the adapter: its tensors with their scaling or tokens, and what it has put in the place of base
+ * parameters. '' where there is none. All as they are in memory.
+ */
+function fingerprints({ backbone }: MambaForCausalLM): { base: string; adapter: string } {
   const base = createHash('sha256');
-  for (const [name, variable] of [...model.parameters].sort(([a], [b]) => (a < b ? -1 : 1))) {
+  for (const [name, variable] of byName(backbone.baseParameters())) {
     base.update(`${name} [${variable.shape}]\n`).update(variable.dataSync<'float32'>());
   }
+  const tensors = [...backbone.modules.values()].flatMap((module) =>
+    adapterTensors(module).map(([name, variable]): [string, tf.Variable] => [
+      `${name} [${variable.shape}] ${(module.kind === 'embedding' && module.tokens?.indices) || module.lora?.scaling}`,
+      variable,
+    ]),
+  );
+  for (const [name, variable] of byName(backbone.replacements()))
+    tensors.push([`${name} [${variable.shape}]`, variable]);
   const adapter = createHash('sha256');
-  let hasAdapter = false;
-  for (const module of model.modules.values()) {
-    for (const [name, variable] of adapterTensors(module)) {
-      hasAdapter = true;
-      adapter.update(`${name} [${variable.shape}] ${module.lora?.scaling}\n`).update(variable.dataSync<'float32'>());
-    }
+  for (const [description, variable] of tensors) {
+    adapter.update(`${description}\n`).update(variable.dataSync<'float32'>());
   }
-  return { base: base.digest('hex'), adapter: hasAdapter ? adapter.digest('hex') : '' };
+  return { base: base.digest('hex'), adapter: tensors.length > 0 ? adapter.digest('hex') : '' };
+}
+
+function byName(variables: ReadonlyMap<string, tf.Variable>): [string, tf.Variable][] {
+  return [...variables].sort(([a], [b]) => (a < b ? -1 : 1));
 }
 
 function checkOrigin({ path, metadata }: TensorSource, model: MambaForCausalLM): void {

@@ -189,16 +189,33 @@ export class MambaModel {
    */
   restoreParameters(): Map<string, Variable> {
     const parameters = this.parameters as Parameters;
-    const taken = new Map<string, Variable>();
-    const baseEmbeddings = this.replaced.get(EMBEDDING);
+    const taken = this.replacements();
     for (const [name, base] of this.replaced) {
-      const variable = parameters.get(name) as Variable;
-      if (variable !== baseEmbeddings) taken.set(name, variable);
       if (base) parameters.set(name, base);
       else parameters.delete(name);
     }
     this.replaced.clear();
     return taken;
+  }
+
+  /** The variables that are in the place of base parameters, by name. */
+  replacements(): Map<string, Variable> {
+    const baseEmbeddings = this.replaced.get(EMBEDDING);
+    const found = [...this.replaced.keys()].map((name): [string, Variable] => [
+      name,
+      this.parameters.get(name) as Variable,
+    ]);
+    return new Map(found.filter(([, variable]) => variable !== baseEmbeddings));
+  }
+
+  /** The base parameters by checkpoint name, whatever is in their places. */
+  baseParameters(): Map<string, Variable> {
+    const base = new Map(this.parameters);
+    for (const [name, variable] of this.replaced) {
+      if (variable) base.set(name, variable);
+      else base.delete(name);
+    }
+    return base;
   }
 
   /** A base parameter, whatever is in its place; the embeddings for a tied head. */

@@ -168,6 +168,31 @@ describe('files', () => {
     refused(path, adapted, /was saved with the adapter of sha256 .* and the model has the adapter of sha256/);
   });
 
+  test('of another adapter, in what it trains whole', async () => {
+    const adapted = await other();
+    const fields = { r: 2, targetModules: ['in_proj'], modulesToSave: ['D'] };
+    getPeftModel(adapted, new LoraConfig(fields));
+    const path = await saved(adapted);
+    loadState(path, adapted).dispose();
+    refused(path, model, /was saved with the adapter of sha256 .*, and the model has no adapter/);
+    const weight = adapted.parameters.get('backbone.layers.1.mixer.D') as tf.Variable;
+    tf.tidy(() => weight.assign(tf.add(weight, 1)));
+    refused(path, adapted, /was saved with the adapter of sha256 .* and the model has the adapter of sha256/);
+  });
+
+  test('of another adapter, in which tokens have rows of their own', async () => {
+    const withTokens = async (trainableTokenIndices: number[]) => {
+      const adapted = await other();
+      const peft = getPeftModel(adapted, new LoraConfig({ r: 2, targetModules: ['in_proj'], trainableTokenIndices }));
+      for (const [name, variable] of peft.tensors())
+        if (name.includes('tokens')) tf.tidy(() => variable.assign(tf.onesLike(variable)));
+      return adapted;
+    };
+    const path = await saved(await withTokens([90, 91]));
+    loadState(path, await withTokens([90, 91])).dispose();
+    refused(path, await withTokens([90, 92]), /with the adapter of sha256 .* and the model has the adapter of sha256/);
+  });
+
   test('damaged, or no state at all', async () => {
     const path = await saved();
     refused(join(MODEL, 'model.safetensors'), model, /this is no state of a generation/);
