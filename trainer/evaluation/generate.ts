@@ -3,7 +3,9 @@
 import { batchesOf } from '../../datasets/index.ts';
 import type { GenerateJob } from '../../src/config/eval_schema.ts';
 import { UserError } from '../../src/errors.ts';
+import { stream } from '../../src/generation/index.ts';
 import type { MambaForCausalLM } from '../../src/model/causal_lm.ts';
+import type { Tokenizer } from '../../src/tokenizer/tokenizer.ts';
 import { fieldOf, type Item, readItems, textOf, textsOf } from './items.ts';
 import { type JobContext, type JobMetric, meanOf, type PreparedJob, type RunOptions } from './job.ts';
 import { chrf, chrfStatistics, exactMatch, rougeL } from './text_metrics.ts';
@@ -28,9 +30,8 @@ export async function prepareGenerate(job: GenerateJob, { tokenizer }: JobContex
     records: items.length,
     metrics: job.metrics.map((metric) => METRICS[metric]),
     run: async (model, options) => {
-      const written = await continueAll(model, prompts, job.max_new_tokens, options);
-      return written.map((ids, at) => {
-        const text = upTo(tokenizer.decode(ids, { skipSpecialTokens: true }), job.until);
+      const written = await continueAll(model, tokenizer, prompts, job, options);
+      return written.map((text, at) => {
         const right = references[at] as string[];
         return Float64Array.of(
           1,
@@ -43,28 +44,27 @@ export async function prepareGenerate(job: GenerateJob, { tokenizer }: JobContex
   };
 }
 
-/** Continues prompts greedily, those of like length together. */
+/** The texts that continue prompts, greedily, up to the first of `until`; those of like length together. */
 async function continueAll(
   model: MambaForCausalLM,
+  tokenizer: Tokenizer,
   prompts: readonly number[][],
-  maxNewTokens: number,
+  { max_new_tokens: maxNewTokens, until: stopStrings }: GenerateJob,
   { batchSize, signal, onProgress }: RunOptions,
-): Promise<number[][]> {
-  const written: number[][] = prompts.map(() => []);
+): Promise<string[]> {
+  const texts: string[][] = prompts.map(() => []);
   const byLength = Uint32Array.from(prompts.keys()).sort(
     (a, b) => (prompts[b]?.length ?? 0) - (prompts[a]?.length ?? 0) || a - b,
   );
   let done = 0;
   for (const indices of batchesOf(byLength, batchSize)) {
     const batch = Array.from(indices, (index) => prompts[index] as number[]);
-    const rows = await model.generate(batch, { maxNewTokens, ...(signal && { signal }) });
-    for (const [row, index] of indices.entries()) {
-      written[index] = (rows[row] as number[]).slice((batch[row] as number[]).length);
-    }
+    const options = { maxNewTokens, stopStrings, tokenizer, ...(signal && { signal }) };
+    for await (const { row, text = '' } of stream(model, batch, options)) texts[indices[row] as number]?.push(text);
     done += indices.length;
     onProgress?.(done, prompts.length);
   }
-  return written;
+  return texts.map((pieces) => pieces.join(''));
 }
 
 function promptOf(item: Item, job: GenerateJob, encode: (text: string) => number[]): number[] {
@@ -75,10 +75,4 @@ function promptOf(item: Item, job: GenerateJob, encode: (text: string) => number
 
 function referencesOf(item: Item, field: string): string[] {
   return typeof fieldOf(item, field) === 'string' ? [textOf(item, field)] : textsOf(item, field, 1);
-}
-
-/** The text before the first of `ends` in it. */
-function upTo(text: string, ends: readonly string[]): string {
-  const places = ends.map((end) => text.indexOf(end)).filter((place) => place !== -1);
-  return text.slice(0, Math.min(text.length, ...places));
 }
