@@ -11,7 +11,6 @@ import {
   Field,
   Int32,
   List,
-  Message,
   makeData,
   RecordBatch,
   RecordBatchFileWriter,
@@ -20,12 +19,13 @@ import {
 } from 'apache-arrow';
 import { messageOf } from '../src/errors.ts';
 import { fileError, hashFile, readJsonFile, writeFileAtomic, writeFully } from '../src/files.ts';
+import { decodeMessage } from './readers/arrow_metadata.ts';
 import type { SequenceList } from './sequences.ts';
 import { batchIndex, hashBatch, type TokenBatch } from './token_batch.ts';
 import type { TokenizeReport } from './tokenize.ts';
 
 /** Raised when the same key would stand for other tokens. */
-const VERSION = 1;
+const VERSION = 2;
 /** Tokens of one record batch, about. */
 const BATCH_TOKENS = 1 << 20;
 
@@ -58,6 +58,8 @@ interface Sidecar extends CachedDataset {
   key: CacheKey;
   bytes: number;
   sha256: string;
+  /** Of the report and messages. */
+  details_sha256: string;
 }
 
 /** The file of a key. */
@@ -93,10 +95,19 @@ async function checkSidecar(path: string, key: CacheKey): Promise<Sidecar> {
   if (sidecar.version !== VERSION || JSON.stringify(sidecar.key) !== JSON.stringify(key)) {
     throw new Error(`${sidecarPath(path)} was written for other data or settings`);
   }
+  const { report, messages } = sidecar;
+  if (hashDetails({ report, messages }) !== sidecar.details_sha256) {
+    throw new Error(`${sidecarPath(path)} is not what was written`);
+  }
   const { size } = statSync(path);
   if (size !== sidecar.bytes) throw new Error(`it has ${size} bytes, ${sidecar.bytes} were written`);
   if ((await hashFile(path)) !== sidecar.sha256) throw new Error('its content is not what was written');
   return sidecar;
+}
+
+function hashDetails({ report, messages }: CachedDataset): string {
+  const text = JSON.stringify([report, messages]);
+  return createHash('sha256').update(text).digest('hex');
 }
 
 export interface CacheWriter {
@@ -162,7 +173,9 @@ export function createCacheWriter(path: string, key: CacheKey): CacheWriter {
       await written;
       if (failure !== undefined) throw fileError(failure, path, 'write');
       report.sha256 = examples.digest('hex');
-      const sidecar: Sidecar = { version: VERSION, key, bytes, sha256: hash.digest('hex'), report, messages };
+      const details_sha256 = hashDetails({ report, messages });
+      const sha256 = hash.digest('hex');
+      const sidecar: Sidecar = { version: VERSION, key, bytes, sha256, details_sha256, report, messages };
       attempt(() => {
         fsyncSync(descriptor);
         close();
@@ -247,7 +260,7 @@ function storedBatches(descriptor: number): StoredBatch[] {
   for (let at = FILE_MAGIC_BYTES; ; ) {
     const [, size = 0] = readInts(descriptor, at, 2);
     if (size === 0) return batches;
-    const message = Message.decode(readBytes(descriptor, at + 8, size));
+    const message = decodeMessage(readBytes(descriptor, at + 8, size), at + 8);
     const body = at + 8 + size;
     at = body + message.bodyLength;
     if (!message.isRecordBatch()) continue;

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Reads Arrow IPC files and streams (Feather 2, the files of Hugging Face datasets) by apache-arrow, one record batch at a time. */
 import { type FileHandle, open } from 'node:fs/promises';
-import { CompressionType, compressionRegistry, RecordBatchReader, StructRow, Vector } from 'apache-arrow';
-import { decompress } from 'fzstd';
+import { RecordBatchReader, StructRow, Vector } from 'apache-arrow';
 import { fileError } from '../../src/files.ts';
-import { decodeLz4Frame } from './lz4_frame.ts';
+import { arrowMessages, encapsulate, type ReadAt } from './arrow_messages.ts';
+import { checkValues } from './arrow_values.ts';
 import { type DataFile, fileFault, plainValue, type Row } from './row.ts';
-
-compressionRegistry.set(CompressionType.LZ4_FRAME, { decode: decodeLz4Frame });
-// A copy, since Arrow's views need the alignment of a buffer of its own.
-compressionRegistry.set(CompressionType.ZSTD, { decode: (data) => decompress(data).slice() });
 
 /** @throws UserError for a file that is not Arrow IPC, or ends early */
 export async function* readArrow(file: DataFile): AsyncGenerator<Row> {
@@ -17,29 +13,59 @@ export async function* readArrow(file: DataFile): AsyncGenerator<Row> {
     throw fileError(error, file.path, 'read');
   });
   let row = 0;
+  const place = { byte: 0 };
   try {
-    for await (const batch of await openBatches(handle)) {
+    for await (const batch of await openBatches(handle, file, place)) {
+      checkValues(batch);
       for (let index = 0; index < batch.numRows; index++) {
+        const value = jsonValue(batch.get(index));
         row += 1;
-        yield { value: jsonValue(batch.get(index)), origin: { file: file.name, row } };
+        yield { value, origin: { file: file.name, row } };
       }
     }
   } catch (error) {
-    throw fileFault(
-      file,
-      row === 0 ? 'not readable as Arrow IPC' : `row ${row + 1} cannot be read as Arrow IPC`,
-      error,
-    );
+    const what = row === 0 ? 'not readable as Arrow IPC' : `row ${row + 1} cannot be read as Arrow IPC`;
+    throw fileFault(file, what, withByte(error, place.byte));
   } finally {
     await handle.close();
   }
 }
 
-async function openBatches(handle: FileHandle) {
-  const reader = await RecordBatchReader.from(handle);
-  await reader.open();
-  if (!reader.schema) throw new Error('it has no schema');
-  return reader;
+/** @param place is told where the message begins that is read */
+async function openBatches(handle: FileHandle, file: DataFile, place: { byte: number }) {
+  const { size } = await handle.stat();
+  const readAt = reader(handle, size);
+  const chunks = async function* () {
+    for await (const found of arrowMessages(readAt, size)) {
+      place.byte = found.body;
+      yield* encapsulate(found, readAt);
+      file.onProgress?.(Math.min(1, found.end / size));
+    }
+  };
+  const batches = await RecordBatchReader.from(chunks());
+  await batches.open();
+  if (!batches.schema) throw new Error('it has no schema');
+  return batches;
+}
+
+function reader(handle: FileHandle, size: number): ReadAt {
+  return async (position, length) => {
+    const bytes = new Uint8Array(length);
+    for (let done = 0; done < length; ) {
+      const { bytesRead } = await handle.read(bytes, done, length - done, position + done);
+      if (bytesRead === 0) throw new Error(`byte ${size}: the file ends early`);
+      done += bytesRead;
+    }
+    return bytes;
+  };
+}
+
+/** Says where a batch is that is decoded to something impossible. */
+function withByte(error: unknown, byte: number): unknown {
+  const isPlaced = error instanceof Error && error.message.startsWith('byte ');
+  return isPlaced || !(error instanceof Error)
+    ? error
+    : new Error(`the batch at byte ${byte}: ${error.message}`, { cause: error });
 }
 
 function jsonValue(value: unknown): unknown {

@@ -7,6 +7,7 @@ import { Decompress } from 'fzstd';
 import { UserError } from '../../src/errors.ts';
 import { fileError } from '../../src/files.ts';
 import { type DataFile, fileFault, MAX_LINE_BYTES } from './row.ts';
+import { checkZstdHeader } from './zstd.ts';
 
 const NEWLINE = 0x0a;
 const CHUNK = 1 << 18;
@@ -94,8 +95,11 @@ async function* gunzipped(file: DataFile, source: ReadStream): AsyncGenerator<Ui
 async function* unzstd(file: DataFile, source: AsyncIterable<Buffer>): AsyncGenerator<Uint8Array> {
   let unpacked: Uint8Array[] = [];
   const decompress = new Decompress((chunk) => unpacked.push(chunk));
+  let isFirst = true;
   const push = (chunk: Uint8Array, isLast: boolean) => {
     try {
+      if (isFirst) checkZstdHeader(chunk);
+      isFirst = false;
       decompress.push(chunk, isLast);
     } catch (error) {
       throw fileFault(file, 'damaged or incomplete zstd file', error);

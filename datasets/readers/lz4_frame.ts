@@ -5,38 +5,36 @@ const MAGIC = 0x184d2204;
 const STORED = 0x80000000;
 
 /**
- * Unpacks a frame, with blocks that depend on one another or not. Its checksums are not looked at.
- * @throws Error when it is no LZ4 frame, or damaged
+ * Unpacks a frame to exactly `size` bytes, with blocks that depend on one another or not. Its checksums are not looked at.
+ * @throws Error when it is no LZ4 frame, damaged, or of another size
  */
-export function decodeLz4Frame(frame: Uint8Array): Uint8Array {
+export function decodeLz4Frame(frame: Uint8Array, size: number): Uint8Array {
   const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
   if (frame.length < 7 || view.getUint32(0, true) !== MAGIC) throw new Error('this is no LZ4 frame');
   const flags = view.getUint8(4);
   const hasBlockChecksum = (flags & 0x10) !== 0;
-  const maxBlock = 1 << (8 + 2 * ((view.getUint8(5) >> 4) & 7));
   let at = 7 + ((flags & 0x08) === 0 ? 0 : 8) + ((flags & 0x01) === 0 ? 0 : 4);
-  let output = new Uint8Array(Math.max(256, 4 * frame.length));
+  const output = new Uint8Array(size);
   let length = 0;
   for (;;) {
+    if (at + 4 > frame.length) throw new Error('the LZ4 frame ends early');
     const header = view.getUint32(at, true);
     at += 4;
-    if (header === 0) return output.subarray(0, length);
-    const size = header & ~STORED;
-    const block = frame.subarray(at, at + size);
-    if (block.length !== size) throw new Error('the LZ4 frame ends early');
-    at += size + (hasBlockChecksum ? 4 : 0);
-    if (length + maxBlock > output.length) {
-      const larger = new Uint8Array(2 * output.length + maxBlock);
-      larger.set(output.subarray(0, length));
-      output = larger;
-    }
+    if (header === 0) break;
+    const blockBytes = header & ~STORED;
+    const block = frame.subarray(at, at + blockBytes);
+    if (block.length !== blockBytes) throw new Error('the LZ4 frame ends early');
+    at += blockBytes + (hasBlockChecksum ? 4 : 0);
     if ((header & STORED) !== 0) {
+      if (length + blockBytes > size) throw new Error('an LZ4 block is damaged');
       output.set(block, length);
-      length += size;
+      length += blockBytes;
     } else {
       length = decodeBlock(block, output, length);
     }
   }
+  if (length !== size) throw new Error(`the LZ4 frame holds ${length} bytes; expected ${size}`);
+  return output;
 }
 
 /** Appends a block to `output[0..length)`, which its matches may reach into; returns the new length. */

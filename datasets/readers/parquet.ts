@@ -2,9 +2,13 @@
 /** Reads Parquet by hyparquet, one row group at a time. */
 import { type FileHandle, open } from 'node:fs/promises';
 import { type AsyncBuffer, type FileMetaData, parquetMetadataAsync, parquetReadObjects } from 'hyparquet';
-import { compressors } from 'hyparquet-compressors';
+import { compressors as decompressors } from 'hyparquet-compressors';
 import { fileError } from '../../src/files.ts';
+import { checkFooter, checkMetadata, checkPages } from './parquet_pages.ts';
 import { type DataFile, fileFault, plainValue, type Row } from './row.ts';
+import { decodeZstd } from './zstd.ts';
+
+const compressors = { ...decompressors, ZSTD: decodeZstd };
 
 /** @throws UserError for a file that is not Parquet, or whose rows cannot be read, naming them */
 export async function* readParquet(file: DataFile): AsyncGenerator<Row> {
@@ -13,12 +17,15 @@ export async function* readParquet(file: DataFile): AsyncGenerator<Row> {
   });
   try {
     const buffer = await asyncBuffer(handle);
-    const metadata = await attempt(file, 'not readable as Parquet', () => parquetMetadataAsync(buffer));
+    const metadata = await attempt(file, 'not readable as Parquet', () => readMetadata(buffer));
     let start = 0;
     for (const group of metadata.row_groups) {
       const end = start + Number(group.num_rows);
       const what = `rows ${start + 1} to ${end} cannot be read as Parquet`;
-      const rows = await attempt(file, what, () => readRows(buffer, metadata, start, end));
+      const rows = await attempt(file, what, async () => {
+        await checkPages(buffer, metadata, group, compressors);
+        return readRows(buffer, metadata, start, end);
+      });
       for (const [index, value] of rows.entries()) {
         yield { value: plainValue(value), origin: { file: file.name, row: start + index + 1 } };
       }
@@ -28,6 +35,13 @@ export async function* readParquet(file: DataFile): AsyncGenerator<Row> {
   } finally {
     await handle.close();
   }
+}
+
+async function readMetadata(file: AsyncBuffer): Promise<FileMetaData> {
+  await checkFooter(file);
+  const metadata = await parquetMetadataAsync(file, { geoparquet: false });
+  checkMetadata(metadata, file.byteLength);
+  return metadata;
 }
 
 function readRows(file: AsyncBuffer, metadata: FileMetaData, rowStart: number, rowEnd: number) {

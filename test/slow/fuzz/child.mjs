@@ -12,10 +12,10 @@ import { TARGETS } from './targets.mjs';
 const [name, seed, count, folder, from] = process.argv.slice(2);
 const MAX_BYTES = 2 ** 30;
 const target = TARGETS[name];
-const seeds = target.seeds();
 const input = join(folder, 'input');
 mkdirSync(input, { recursive: true });
-target.prepare?.(input);
+await target.prepare?.(input);
+const seeds = target.seeds(input);
 const status = openSync(join(folder, 'case'), 'w');
 const tally = { done: 0, accepted: 0, refused: 0, slowest_ms: 0 };
 

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What is fuzzed: the readers of the commands, each with the files that are damaged and where they go. */
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { tableFromArrays, tableToIPC, vectorFromArray } from 'apache-arrow';
 import { mutateBytes, mutateJson, mutateSafetensors, mutateText } from './mutate.mjs';
 
 const GOLDEN = 'test/golden/tied';
 
 /**
  * @typedef {object} Target
- * @property {() => Buffer[]} seeds whole files
+ * @property {(folder: string) => Buffer[]} seeds whole files
  * @property {string} file name of the damaged file in the folder that `read` gets
  * @property {(bytes: Buffer, random: object, other: Buffer) => Buffer} mutate
- * @property {(folder: string) => void} [prepare] puts into the folder what stands beside it
+ * @property {(folder: string) => unknown} [prepare] puts into the folder what stands beside it; awaited, before `seeds`
  * @property {(folder: string) => unknown} read reads as a command would; awaited
  */
 
@@ -20,6 +23,11 @@ const library = await import('../../../dist/src/index.js');
 const { openCheckpoint } = await import('../../../dist/src/checkpoint/checkpoint.js');
 const { checkTensors } = await import('../../../dist/src/checkpoint/expected_tensors.js');
 const { loadTokenizer } = await import('../../../dist/src/tokenizer/tokenizer.js');
+const { formatOf } = await import('../../../dist/datasets/formats.js');
+const tokenCache = await import('../../../dist/datasets/token_cache.js');
+const { UserError } = await import('../../../dist/src/errors.js');
+const checkpoints = await import('../../../dist/trainer/checkpoints.js');
+const { createAdamw } = await import('../../../dist/trainer/optimizer.js');
 const { readAdapter } = await import('../../../dist/adapters/peft_files.js');
 
 const file = (path) => () => [readFileSync(path)];
@@ -114,6 +122,96 @@ async function readAdapterFolder(folder) {
   return readAdapter(folder, model);
 }
 
+const inFolder = (name) => (folder) => [readFileSync(join(folder, name))];
+
+const CHECKPOINT_STATE = {
+  ...{
+    version: 1,
+    step: 7,
+    cursor: 7,
+    total_steps: 10,
+    steps_per_epoch: 5,
+    epoch: 1.4,
+    micro_step: 7,
+    tokens: 100,
+    seed: 0,
+  },
+  ...{ is_evaluated: true, settings: { 'adapter.r': 8 }, coverage: [{ name: 'a', grad_norm: 1, step: 1, tries: 0 }] },
+  recorder: {
+    ...{ log_places: [120], losses: [3, 2], grad_norms: [1, 1], step_seconds: 2, skipped_steps: 0 },
+    interval: { losses: [2], tokens: 50, seconds: 1, last: null },
+    eval_losses: [{ step: 5, epoch: 1, loss: 2.5, perplexity: 12 }],
+  },
+  best: { best_metric: 2.5, best_global_step: 5, early_stopping_patience_counter: 0 },
+  ...{ lr_scheduler: null, watchdog: { high_losses: 0, skips: 0 }, seconds: 3 },
+};
+
+let optimizer;
+/** Makes a whole checkpoint of the golden adapter in the folder itself. */
+async function prepareCheckpoint(folder) {
+  model ??= await library.MambaForCausalLM.fromPretrained(`${GOLDEN}/model`, { backend: 'cpu' });
+  const adapter = library.PeftModel.fromPretrained(model, ADAPTER, { trainable: true });
+  const settings = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, maxGradNorm: 1 };
+  optimizer = createAdamw(adapter.model.trainableParameters(), settings);
+  const made = await checkpoints.saveTrainingCheckpoint(join(folder, '..'), adapter, optimizer, CHECKPOINT_STATE);
+  cpSync(made, folder, { recursive: true });
+}
+
+/** Reads a checkpoint as a resumed run does; `mend` lists its damaged file as if it had been written so. */
+const readCheckpoint = (mend) => (folder) => {
+  if (mend) {
+    const names = readdirSync(folder).filter((name) => name !== 'SHA256SUMS');
+    const sum = (name) =>
+      createHash('sha256')
+        .update(readFileSync(join(folder, name)))
+        .digest('hex');
+    writeFileSync(join(folder, 'SHA256SUMS'), names.map((name) => `${sum(name)}  ${name}\n`).join(''));
+  }
+  const found = checkpoints.readCheckpoint(folder);
+  if ('fault' in found) throw new UserError(found.fault);
+  optimizer.restore(checkpoints.optimizerFile(found));
+};
+
+const CACHE_KEY = { files: ['a'], tokenizer: ['b'], options: { maxLength: 8 } };
+async function prepareCache(folder) {
+  const writer = tokenCache.createCacheWriter(join(folder, 'tokens.arrow'), CACHE_KEY);
+  const inputIds = Int32Array.from({ length: 60 }, (_, i) => i);
+  writer.add({ inputIds, labels: inputIds, offsets: Int32Array.of(0, 3, 20, 60) });
+  await writer.finish({ report: { name: 'x', records: 3 }, messages: ['one'] });
+}
+
+async function readCache(folder) {
+  const distrust = (reason) => {
+    throw new UserError(reason);
+  };
+  const cache = await tokenCache.openTokenCache(join(folder, 'tokens.arrow'), CACHE_KEY, distrust);
+  for (let index = 0; index < cache.examples.length; index++) cache.examples.at(index);
+  cache.close();
+}
+
+const foreign = (...names) => names.map((name) => readFileSync(join('test/datasets/files', name)));
+
+/** A table of columns that the foreign files lack, with dictionaries. */
+function arrowTable() {
+  const words = Array.from({ length: 40 }, (_, i) => ['one', 'two', null, 'four'][i % 4]);
+  return tableFromArrays({
+    word: vectorFromArray(words),
+    numbers: vectorFromArray(words.map((_, i) => (i % 3 === 0 ? null : [i, i + 1]))),
+    pair: vectorFromArray(words.map((_, i) => ({ left: i % 2 === 0, right: i / 3 }))),
+    day: vectorFromArray(words.map((_, i) => new Date(86_400_000 * i))),
+    big: BigInt64Array.from(words, (_, i) => BigInt(i) << 40n),
+  });
+}
+
+/** Every row of a data file. */
+const readRows = (name) => async (folder) => {
+  const path = join(folder, name);
+  for await (const row of formatOf(path).read({ path, name }, 'line')) if ('fault' in row) throw row.fault;
+};
+
+/** @param bytes of which damage tells most at the head of the metadata, all over the file */
+const mutateTable = (bytes, random, other) => mutateBytes(bytes, random, other, { head: 4096, tail: 4096 });
+
 /** @type {Record<string, Target>} */
 export const TARGETS = {
   jsonl: {
@@ -121,6 +219,45 @@ export const TARGETS = {
     file: 'train.jsonl',
     mutate: mutateText,
     read: (folder) => library.loadDataset(join(folder, 'train.jsonl')),
+  },
+  csv: {
+    seeds: () => foreign('pandas.csv', 'pandas_bom_crlf.csv'),
+    file: 'train.csv',
+    mutate: mutateText,
+    read: readRows('train.csv'),
+  },
+  'arrow file': {
+    seeds: () => [
+      ...foreign('uncompressed.feather', 'lz4.feather', 'zstd.feather'),
+      Buffer.from(tableToIPC(arrowTable(), 'file')),
+    ],
+    file: 'train.arrow',
+    mutate: mutateTable,
+    read: readRows('train.arrow'),
+  },
+  'arrow stream': {
+    seeds: () => [...foreign('stream.arrow'), Buffer.from(tableToIPC(arrowTable(), 'stream'))],
+    file: 'train.arrow',
+    mutate: mutateTable,
+    read: readRows('train.arrow'),
+  },
+  parquet: {
+    seeds: () => foreign(...['none', 'snappy', 'gzip', 'zstd', 'brotli', 'lz4', 'v2'].map((name) => `${name}.parquet`)),
+    file: 'train.parquet',
+    mutate: mutateTable,
+    read: readRows('train.parquet'),
+  },
+  'jsonl.gz': {
+    seeds: () => records.map((text) => gzipSync(text.repeat(50))),
+    file: 'train.jsonl.gz',
+    mutate: mutateBytes,
+    read: readRows('train.jsonl.gz'),
+  },
+  'jsonl.zst': {
+    seeds: () => foreign('lines.jsonl.zst'),
+    file: 'train.jsonl.zst',
+    mutate: mutateBytes,
+    read: readRows('train.jsonl.zst'),
   },
   yaml: {
     seeds: () => [Buffer.from(config), readFileSync('configs/quickstart.yaml')],
@@ -181,5 +318,40 @@ export const TARGETS = {
       const { encode, decode } = loadTokenizer(folder);
       return decode(encode('abc a ab 11 <|endoftext|> cab ä'));
     },
+  },
+  'trainer_state.json': {
+    prepare: prepareCheckpoint,
+    seeds: inFolder('trainer_state.json'),
+    file: 'trainer_state.json',
+    mutate: mutateJson,
+    read: readCheckpoint(true),
+  },
+  'optimizer.safetensors': {
+    prepare: prepareCheckpoint,
+    seeds: inFolder('optimizer.safetensors'),
+    file: 'optimizer.safetensors',
+    mutate: mutateSafetensors,
+    read: readCheckpoint(true),
+  },
+  SHA256SUMS: {
+    prepare: prepareCheckpoint,
+    seeds: inFolder('SHA256SUMS'),
+    file: 'SHA256SUMS',
+    mutate: mutateText,
+    read: readCheckpoint(false),
+  },
+  'token cache': {
+    prepare: prepareCache,
+    seeds: inFolder('tokens.arrow'),
+    file: 'tokens.arrow',
+    mutate: mutateBytes,
+    read: readCache,
+  },
+  'token cache, description': {
+    prepare: prepareCache,
+    seeds: inFolder('tokens.json'),
+    file: 'tokens.json',
+    mutate: mutateJson,
+    read: readCache,
   },
 };
