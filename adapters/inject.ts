@@ -73,11 +73,6 @@ function attach(
   tokenValue: (tokens: TrainedTokens) => tf.Tensor,
 ): void {
   const targets = targetedModules(model, config);
-  const conv = trainable && config.loraDropout > 0 && targets.find(({ kind }) => kind === 'conv1d');
-  if (conv)
-    throw new ConfigError(
-      `lora_dropout: the input of a convolution cannot be dropped; set it to 0, or take ${conv.name} out of target_modules.`,
-    );
   const saved = savedParameters(model, config);
   const tokens = trainedTokens(model, config);
   if ([...model.modules.values()].some((module) => module.lora)) {

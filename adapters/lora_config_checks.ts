@@ -92,7 +92,7 @@ function tokenChecks(given: LoraConfigFields['trainableTokenIndices']): Check[] 
 }
 
 function contradictions(values: LoraConfigFields): Check[] {
-  const { targetModules, layersToTransform, layersPattern, loraBias, loraDropout, useDora, initLoraWeights } = values;
+  const { targetModules, layersToTransform, layersPattern, loraBias, useDora, initLoraWeights } = values;
   const layerFields = [layersToTransform !== null && 'layersToTransform', layersPattern !== null && 'layersPattern'];
   const given = layerFields.filter((field) => field !== false);
   return [
@@ -109,7 +109,6 @@ function contradictions(values: LoraConfigFields): Check[] {
       !loraBias || typeof initLoraWeights === 'boolean',
       `loraBias needs initLoraWeights true or false, and it is ${JSON.stringify(initLoraWeights)}`,
     ],
-    [!useDora || loraDropout === 0, 'useDora with loraDropout above 0 is not supported; set loraDropout to 0'],
   ];
 }
 

@@ -26,7 +26,7 @@ export const adapterSchema = z
       .min(0)
       .lt(1)
       .default(0)
-      .describe('Probability that an input of lora_A is dropped in training.'),
+      .describe('Probability that an input of lora_A is dropped in training; the embeddings have no dropout.'),
     target_modules: z
       .union([names, name])
       .default(['x_proj', 'embeddings', 'in_proj', 'out_proj'])

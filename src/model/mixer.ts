@@ -12,13 +12,12 @@
  */
 import type { Tensor, Tensor1D, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
-import { causalConv1d } from '../ops/causal_conv1d.ts';
 import { hasMambaBlock, mambaBlock } from '../ops/mamba_block.ts';
 import { rmsNorm } from '../ops/rms_norm.ts';
 import { selectiveScan } from '../ops/selective_scan.ts';
 import { splitChannels } from '../ops/split_channels.ts';
 import type { ConvModule, DropoutState, LinearModule } from './modules.ts';
-import { applyLinear, biasOf, convWeightOf, dropoutStepOf, linearOperands } from './modules.ts';
+import { applyConv, applyLinear, biasOf, convWeightOf, dropoutStepOf, linearOperands } from './modules.ts';
 
 export interface MambaLayer {
   readonly norm: Variable;
@@ -101,14 +100,10 @@ function runMixer(
   const dtRank = layer.dtProj.weight.shape[1] as number;
 
   const [x, z] = splitChannels(applyLinear(layer.inProj, input, dropout), [dInner, dInner]) as [Tensor, Tensor];
-  const conv = causalConv1d(
-    {
-      x: (mask ? tf.mul(x, mask) : x) as Tensor3D,
-      weight: convWeightOf(layer.conv1d),
-      bias: biasOf(layer.conv1d),
-      seqIdx,
-      convState: state?.conv,
-    },
+  const conv = applyConv(
+    layer.conv1d,
+    { x: (mask ? tf.mul(x, mask) : x) as Tensor3D, seqIdx, convState: state?.conv },
+    dropout,
     { returnLastState: keepState, updateState },
   );
   const u = mask ? tf.mul(conv.y, mask) : conv.y;

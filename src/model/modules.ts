@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The model's layers as records over its parameters: what an adapter attaches to. */
-import type { Scalar, Tensor, Tensor1D, Tensor2D, Variable } from '@tensorflow/tfjs-core';
+import type { Scalar, Tensor, Tensor1D, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
+import {
+  type CausalConv1dInputs,
+  type CausalConv1dOptions,
+  type CausalConv1dResult,
+  causalConv1d,
+} from '../ops/causal_conv1d.ts';
 import { doraNorm, sumOfSquares } from '../ops/dora_norm.ts';
+import { dropElements, MASKS_PER_STEP } from '../ops/dropout.ts';
 import { loraEmbedding } from '../ops/lora_embedding.ts';
-import { loraLinear, MASKS_PER_STEP } from '../ops/lora_linear.ts';
+import { loraLinear } from '../ops/lora_linear.ts';
 import { times } from '../ops/times.ts';
 import { lookUpTokens, type TokenRows, tokenMatrix } from './token_rows.ts';
 
@@ -20,7 +27,7 @@ export interface LoraWeights {
   /** DoRA's, when it is one. */
   magnitude: DoraMagnitude | null;
   scaling: number;
-  /** Probability of zeroing an element of a linear adapter's input while training. */
+  /** Probability of zeroing an element of the adapter's input while training; the embeddings' has none. */
   dropout: number;
 }
 
@@ -78,15 +85,49 @@ export type Module = LinearModule | EmbeddingModule | ConvModule;
 export type DropoutState = { seed: number; step: number | Scalar } | null;
 
 /**
- * Applies a linear module.
+ * Applies a linear module. With dropout DoRA's factor g stands before what comes of the dropped input d alone, as in peft:
+ * y = W x + (g - 1) W d + g scaling B A d + bias.
  * @param withBias false leaves the bias out (dt_proj's is added inside the scan)
  */
 export function applyLinear(module: LinearModule, x: Tensor, dropout: DropoutState, withBias = true): Tensor {
   const { lora } = module;
   const bias = withBias ? biasOf(module) : null;
   if (!lora?.magnitude) return applyLora(module, x, dropout, bias);
-  const scaled = tf.mul(applyLora(module, x, dropout, null), doraFactor(module, lora, lora.magnitude));
+  const factor = doraFactor(module, lora, lora.magnitude);
+  const dropped = droppedInput(module, x, dropout);
+  if (dropped) {
+    const rest = loraLinear({ x: tf.sub(x, dropped), W: weightMatrix(module.weight), bias });
+    return tf.add(tf.mul(applyLora(module, dropped, null, null), factor), rest);
+  }
+  const scaled = tf.mul(applyLora(module, x, dropout, null), factor);
   return bias ? tf.add(scaled, bias) : scaled;
+}
+
+/**
+ * Applies a convolution and SiLU. With dropout, as {@link applyLinear}: the adapter's part, and what DoRA changes, come of the dropped input.
+ */
+export function applyConv(
+  module: ConvModule,
+  inputs: Pick<CausalConv1dInputs, 'x' | 'seqIdx' | 'convState'>,
+  dropout: DropoutState,
+  options: Omit<CausalConv1dOptions, 'silu'>,
+): CausalConv1dResult {
+  const [weight, bias] = [convWeightOf(module), biasOf(module)];
+  const x = droppedInput(module, inputs.x, dropout) as Tensor3D | null;
+  if (!x) return causalConv1d({ ...inputs, weight, bias }, options);
+  const { seqIdx } = inputs;
+  const ofDropped = causalConv1d({ x, seqIdx, weight }, { silu: false }).y;
+  const rest = tf.sub(inputs.x, x) as Tensor3D;
+  const ofRest = causalConv1d({ x: rest, seqIdx, weight: weightMatrix(module.weight), bias }, { silu: false }).y;
+  const sum = tf.add(ofDropped, ofRest);
+  return { y: tf.mul(sum, tf.sigmoid(sum)) as Tensor3D };
+}
+
+/** What an adapter with dropout reads in training; null where nothing is dropped. */
+function droppedInput(module: LinearModule | ConvModule, x: Tensor, dropout: DropoutState): Tensor | null {
+  const mask = maskOf(module, dropout);
+  if (!dropout || mask.dropout === 0) return null;
+  return dropElements(x, { ...mask, seed: dropout.seed, dropoutStep: dropoutStepOf(dropout) });
 }
 
 /** The weight that a convolution computes with, its adapter's part in it: [d_inner, d_conv]. */
@@ -118,13 +159,21 @@ export function biasOf({ bias, lora }: Pick<LinearModule | ConvModule, 'bias' | 
 }
 
 /** A linear module's weight and adapter, and where its dropout masks lie, as the ops take them. */
-export function linearOperands({ weight, lora, index }: LinearModule, dropout: DropoutState) {
-  const isDropping = dropout !== null && lora !== null && lora.dropout > 0;
+export function linearOperands(module: LinearModule, dropout: DropoutState) {
+  const { weight, lora } = module;
   return {
     W: weight as unknown as Tensor2D,
     A: (lora?.A ?? null) as Tensor2D | null,
     B: (lora?.B ?? null) as Tensor2D | null,
     scaling: lora?.scaling ?? 1,
+    ...maskOf(module, dropout),
+  };
+}
+
+/** Where a module's dropout mask lies; probability 0 where nothing is dropped. */
+function maskOf({ lora, index }: Pick<Module, 'lora' | 'index'>, dropout: DropoutState) {
+  const isDropping = dropout !== null && lora !== null && lora.dropout > 0;
+  return {
     dropout: isDropping ? lora.dropout : 0,
     offset: isDropping ? firstMask(dropout.step) + index : 0,
   };

@@ -7,7 +7,7 @@
 import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel } from '../autograd/engine.ts';
-import { dropoutMask } from './dropout.ts';
+import { dropoutMask, MASKS_PER_STEP } from './dropout.ts';
 import { isFrozen } from './frozen.ts';
 import { checkDtype, checkShape } from './shapes.ts';
 
@@ -51,9 +51,6 @@ export function loraLinear(inputs: LoraLinearInputs, options: LoraLinearOptions 
   xa?.dispose();
   return y;
 }
-
-/** Offsets between the masks of one training micro-step and of the next (native/include/lora_linear.h). */
-export const MASKS_PER_STEP = 2 ** 20;
 
 function check({ x, W, bias, loraA, loraB, dropoutStep }: LoraLinearInputs): void {
   const op = 'loraLinear';

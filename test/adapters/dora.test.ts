@@ -2,9 +2,8 @@
 /** DoRA: where it begins, its gradients on every module, what is kept of its norms, merging. */
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { LoraConfig, type PeftModel } from '../../adapters/index.ts';
+import type { PeftModel } from '../../adapters/index.ts';
 import { selectBackend } from '../../src/backends/select.ts';
-import { ConfigError } from '../../src/errors.ts';
 import { bestBackend, forEachBackend } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
 import { expectNoLeak } from '../helpers/memory.ts';
@@ -83,10 +82,4 @@ describe('merging', () => {
     stretch(peft);
     await expectMerges(peft);
   });
-});
-
-it('dropout beside DoRA is refused', () => {
-  expect(() => new LoraConfig({ useDora: true, loraDropout: 0.1 })).toThrow(
-    new ConfigError('LoraConfig: useDora with loraDropout above 0 is not supported; set loraDropout to 0.'),
-  );
 });

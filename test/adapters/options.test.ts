@@ -277,10 +277,6 @@ describe('which modules', () => {
       "lora_bias: an adapter of the embeddings has no bias (nor has peft's); take backbone.embeddings out of target_modules.",
     ],
     [
-      { targetModules: ['conv1d'], loraDropout: 0.1 },
-      'lora_dropout: the input of a convolution cannot be dropped; set it to 0, or take backbone.layers.0.mixer.conv1d out of target_modules.',
-    ],
-    [
       { bias: 'lora_only' },
       "bias: lora_only would train nothing, because none of the adapted modules has a bias; of Mamba's, dt_proj and conv1d have one.",
     ],

@@ -14,11 +14,11 @@ interface Run {
 }
 
 /** Trains 5 epochs with dropout; shapes differ from batch to batch and come again. */
-async function train(changes: { trainer?: object; model?: object } = {}): Promise<Run> {
+async function train(changes: { trainer?: object; model?: object; adapter?: object } = {}): Promise<Run> {
   const project = await tinyProject();
   const outputDir = join(temporaryFolder(), 'run');
   const config = project.config({
-    adapter: { lora_dropout: 0.1 },
+    adapter: { lora_dropout: 0.1, ...changes.adapter },
     trainer: { num_train_epochs: 5, output_dir: outputDir, ...changes.trainer },
   });
   const result = await runTraining(
@@ -49,6 +49,17 @@ onBackend('cuda', () => {
     const eager = await train({ trainer: { cuda_graphs: false } });
     expect(recorded.result.losses).toEqual(eager.result.losses);
     expect(recorded.result.gradNorms).toEqual(eager.result.gradNorms);
+    expect(recorded.adapter.equals(eager.adapter)).toBe(true);
+  });
+
+  it.each([
+    { use_dora: true },
+    { use_dora: true, target_modules: ['conv1d', 'in_proj', 'embeddings'] },
+    { target_modules: ['in_proj'], trainable_token_indices: [5, 0, 96] },
+  ])('%j: recorded and eager steps are the same, bit for bit', async (adapter) => {
+    const recorded = await train({ adapter });
+    const eager = await train({ adapter, trainer: { cuda_graphs: false } });
+    expect(recorded.result.losses).toEqual(eager.result.losses);
     expect(recorded.adapter.equals(eager.adapter)).toBe(true);
   });
 

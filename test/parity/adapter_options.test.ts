@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { getPeftModel, LoraConfig, type LoraConfigFields, mergeAndSave, PeftModel } from '../../adapters/index.ts';
+import { valueAndGradients } from '../../src/autograd/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
+import { dropoutMask, MASKS_PER_STEP } from '../../src/ops/dropout.ts';
 import { readGolden } from '../golden/golden.ts';
 import { bestBackend } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
@@ -67,6 +69,60 @@ describe.runIf(interpreter)('adapters in peft', () => {
     const own = logitsOf(model, input_ids);
     expect(own).not.toEqual(base);
     expectClose(own, answer.logits, { rtol: 0, atol: 1e-4 });
+  });
+});
+
+describe.runIf(interpreter)('dropout in peft, with our masks', () => {
+  let python: Python;
+  beforeAll(() => {
+    python = startPython(interpreter as string);
+  });
+  afterAll(() => python.stop());
+
+  it.each([
+    ['lora', {}],
+    ['dora', { useDora: true }],
+    ['dora, rslora', { useDora: true, useRslora: true }],
+  ])('%s: the same loss and gradients', async (_, fields) => {
+    const golden = readGolden('tied');
+    const input_ids = golden.rows('input_ids');
+    const folder = join(golden.folder, 'model');
+    const model = await MambaForCausalLM.fromPretrained(folder, { backend: bestBackend });
+    onTestFinished(() => model.dispose());
+    const loraDropout = 0.4;
+    const peft = getPeftModel(model, new LoraConfig({ r: 4, loraDropout, initLoraWeights: false, ...fields }));
+    for (const [name, variable] of model.trainableParameters())
+      if (name.includes('magnitude')) tf.tidy(() => variable.assign(tf.mul(variable, 1.2)));
+    const adapter = join(temporaryFolder(), 'adapter');
+    await peft.savePretrained(adapter);
+
+    const state = { seed: 7, step: 2 };
+    const rows = input_ids.flat().length;
+    const masks = Object.fromEntries(
+      [...model.modules.values()].flatMap(({ name, kind, index, lora }) => {
+        if (!lora || kind === 'embedding') return [];
+        const offset = state.step * MASKS_PER_STEP + index;
+        const shape = [rows, lora.A.shape[1] as number];
+        return [[name, [...tf.tidy(() => dropoutMask(shape, loraDropout, state.seed, offset).dataSync())]]];
+      }),
+    );
+    const theirs = await python.ask<{ loss: number; gradients: Record<string, number[]> }>('gradients_with_masks', {
+      model: folder,
+      adapter,
+      input_ids,
+      masks,
+    });
+    model.setDropout(state);
+    const parameters = model.trainableParameters();
+    const inputIds = Int32Array.from(input_ids.flat());
+    const batch = { inputIds, labels: inputIds, batch: input_ids.length, seqlen: input_ids[0]?.length ?? 0 };
+    tf.tidy(() => {
+      const { value, gradients } = valueAndGradients(() => model.lossSum(batch).lossSum, [...parameters.values()]);
+      expectClose(value.dataSync(), [theirs.loss], { rtol: 1e-5 });
+      expect(Object.keys(theirs.gradients).sort()).toEqual([...parameters.keys()].sort());
+      for (const [i, name] of [...parameters.keys()].entries())
+        expectClose(gradients[i]?.dataSync() ?? [], theirs.gradients[name] ?? [], { rtol: 1e-4, name });
+    });
   });
 });
 

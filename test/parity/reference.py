@@ -60,6 +60,39 @@ def fresh_adapter(model, config, input_ids, output):
     return {"logits": logits_of(made.eval(), input_ids)}
 
 
+class GivenMask(torch.nn.Module):
+    """Dropout whose mask is given: what each element of the input is multiplied by."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = torch.tensor(mask, dtype=torch.float32)
+
+    def forward(self, x):
+        return x * self.mask.reshape(x.shape)
+
+
+def gradients_with_masks(model, adapter, input_ids, masks):
+    """Summed loss in training, and the gradient of every trainable tensor, with the dropout masks of the named modules."""
+    loaded = PeftModel.from_pretrained(load(model), adapter, is_trainable=True).train()
+    for name, module in loaded.base_model.model.named_modules():
+        if name in masks:
+            module.lora_dropout["default"] = GivenMask(masks[name])
+    ids = torch.tensor(input_ids)
+    logits = loaded(input_ids=ids, use_cache=False).logits
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    loss.backward()
+    trained = {name: p for name, p in loaded.named_parameters() if p.requires_grad}
+    return {
+        "loss": loss.item(),
+        "gradients": {
+            name.replace(".default", "").removesuffix("lora_magnitude_vector.weight") + (
+                "lora_magnitude_vector" if "lora_magnitude_vector" in name else ""
+            ): p.grad.flatten().tolist()
+            for name, p in trained.items()
+        },
+    }
+
+
 def merged_by_peft(model, adapter, input_ids):
     """Logits of base and adapter, and after peft has merged them."""
     loaded = PeftModel.from_pretrained(load(model), adapter).eval()
@@ -184,6 +217,7 @@ COMMANDS = {
         model_logits,
         adapter_logits,
         fresh_adapter,
+        gradients_with_masks,
         merged_by_peft,
         checked_adapter_logits,
         combine,

@@ -31,7 +31,7 @@ const visible = (folder: string) => readdirSync(folder).sort();
 const checkpoints = (folder: string) => visible(folder).filter((name) => name.includes('checkpoint'));
 
 /** 12 steps of 2 batches, with everything that has a state. */
-function fullConfig(project: TinyProject, trainer: object = {}): RunConfig {
+function fullConfig(project: TinyProject, trainer: object = {}, adapter: object = {}): RunConfig {
   return project.config({
     trainer: {
       max_steps: 12,
@@ -49,7 +49,7 @@ function fullConfig(project: TinyProject, trainer: object = {}): RunConfig {
       sample_temperature: 0.7,
       ...trainer,
     },
-    adapter: { lora_dropout: 0.1 },
+    adapter: { lora_dropout: 0.1, ...adapter },
   });
 }
 
@@ -103,6 +103,17 @@ describe('a resumed run is the uninterrupted one', () => {
     expect(result).toMatchObject({ losses, gradNorms, evalLosses, steps, epochs, tokens });
     expect(readRecord(project.outputDir)).toMatchObject({ status: 'finished', resumes: [{ step: from }] });
     expect(visible(project.outputDir).filter((name) => name.startsWith('.'))).toEqual([]);
+  });
+
+  it('with the dropout of DoRA and of a convolution', async () => {
+    const project = await tinyProject();
+    const adapter = { use_dora: true, target_modules: ['conv1d', 'in_proj', 'out_proj', 'embeddings'] };
+    const whole = fullConfig(project, { output_dir: join(project.folder, 'whole') }, adapter);
+    await runTraining(whole, { onMessage: () => {} });
+    const config = fullConfig(project, {}, adapter);
+    await stopped(config, 'signal', (step) => step === 5);
+    await resumed(config);
+    expectSameRun(project.outputDir, whole.trainer.output_dir);
   });
 
   it('when it is stopped again and again', async () => {

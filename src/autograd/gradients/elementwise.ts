@@ -111,7 +111,8 @@ defineFromInput('Log', (dy, x) => tf.div(dy, x));
 defineFromOutput('Sqrt', (dy, y) => tf.div(dy, tf.mul(2, y)));
 defineFromOutput('Rsqrt', (dy, y) => tf.mul(dy, tf.mul(-0.5, tf.mul(y, tf.square(y)))));
 defineFromInput('Square', (dy, x) => tf.mul(dy, tf.mul(2, x)));
-defineFromOutput('Sigmoid', (dy, y) => tf.mul(dy, tf.mul(y, tf.sub(1, y))));
+// The 1 is made on the device: a recorded step can upload none.
+defineFromOutput('Sigmoid', (dy, y) => tf.mul(dy, tf.mul(y, tf.sub(tf.fill(y.shape, 1), y))));
 defineFromOutput('Tanh', (dy, y) => tf.mul(dy, tf.sub(1, tf.square(y))));
 defineFromInput('Softplus', (dy, x) => tf.mul(dy, tf.sigmoid(x)));
 defineFromInput('Relu', (dy, x) => tf.mul(dy, tf.step(x)));
