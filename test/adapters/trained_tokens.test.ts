@@ -4,7 +4,16 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { inspectAdapter, LoraConfig, type LoraConfigFields, PeftModel } from '../../adapters/index.ts';
+import {
+  combineAdapters,
+  convertAdapter,
+  inspectAdapter,
+  LoraConfig,
+  type LoraConfigFields,
+  mergeAdapter,
+  PeftModel,
+  readAdapterConfig,
+} from '../../adapters/index.ts';
 import { selectBackend } from '../../src/backends/select.ts';
 import { ConfigError, UserError } from '../../src/errors.ts';
 import { createDecoder } from '../../src/generation/decoder.ts';
@@ -138,6 +147,32 @@ describe('adapters with them', () => {
     ['untied, lm_head whole', UNTIED, { modulesToSave: ['lm_head'] }],
   ] as const)('merge, %s, into a model that is tied as before', async (_, config, fields) => {
     await expectMerges(moved({ ...fields }, config));
+  });
+
+  it('go into the model of a peft-compatible export, and not into its adapter', async () => {
+    const folder = temporaryFolder();
+    const [base, adapter, output] = ['base', 'adapter', 'export'].map((name) => join(folder, name)) as [
+      string,
+      string,
+      string,
+    ];
+    await newModel().savePretrained(base);
+    await moved({ targetModules: ['in_proj', 'out_proj'], initLoraWeights: false }).savePretrained(adapter);
+    const streamed = openStreamedModel(base);
+    onTestFinished(() => streamed.close());
+    const probe = { source: 'fixed ids', inputIds: ROWS[0] as number[] };
+    const receipt = await mergeAdapter(streamed, adapter, output, probe, { peftCompatible: true });
+    expect(receipt).toMatchObject({ merged_tokens: TOKENS, adapter_modules: { length: 2 } });
+    expect(receipt.relative_difference).toBeLessThan(1e-5);
+    expect(readAdapterConfig(join(output, 'adapter')).trainableTokenIndices).toBeNull();
+  });
+
+  it('are neither combined nor converted, by the name of the rows', async () => {
+    const folder = await stored(moved());
+    const output = join(temporaryFolder(), 'output');
+    const named = /1 tensors besides lora_A and lora_B \(such as .*trainable_tokens_delta\)/;
+    await expect(combineAdapters([folder], [1], output)).rejects.toThrow(named);
+    await expect(convertAdapter(folder, output)).rejects.toThrow(named);
   });
 
   it('count their rows alone, and inspect names the tokens', async () => {
