@@ -85,7 +85,11 @@ export function accumulateGradients(
 }
 
 /** The noise on the embeddings of batch `microStep` of the run; undefined when there is none. */
-export function noiseFor(context: StepContext, batch: Batch, microStep: number): Float32Array | undefined {
+export function noiseFor(
+  context: Pick<StepContext, 'model' | 'seed' | 'neftuneNoiseAlpha'>,
+  batch: Batch,
+  microStep: number,
+): Float32Array | undefined {
   const { model, seed, neftuneNoiseAlpha: alpha } = context;
   return alpha ? neftuneNoise(batch, model.config.hiddenSize, alpha, { seed, microStep }) : undefined;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The trainer's public door. */
 export { type Resume, runFolderOf } from './claim_folder.ts';
+export { type DryRun, type DryRunIo, dryRun } from './dry_run.ts';
 export { type Evaluation, evaluate } from './evaluate.ts';
 export type { Difference } from './evaluation/bootstrap.ts';
 export type { EvalReport, JobReport, MetricResult, Variant, VariantResult } from './evaluation/report.ts';

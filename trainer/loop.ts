@@ -130,8 +130,17 @@ export function nextTurn(): Promise<void> {
 /** Batches of a recorded step come in multiples of this length: few recordings cover a run. */
 const RECORDED_LENGTHS = 64;
 
-function collateWindow({ examples, padTokenId }: LoopOptions, window: readonly Uint32Array[]): Batch[] {
-  const multiple = canRecord() ? RECORDED_LENGTHS : 1;
+/** What the length of a batch is rounded up to on the current backend. */
+export function lengthMultiple(): number {
+  return canRecord() ? RECORDED_LENGTHS : 1;
+}
+
+/** The batches of a window of the plan. */
+export function collateWindow(
+  { examples, padTokenId }: Pick<LoopOptions, 'examples' | 'padTokenId'>,
+  window: readonly Uint32Array[],
+): Batch[] {
+  const multiple = lengthMultiple();
   return window.map((indices) => {
     const chosen = Array.from(indices, (index) => examples.at(index) as Sequence);
     return collate(chosen, padTokenId, multiple);

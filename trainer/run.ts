@@ -122,7 +122,7 @@ export function exampleOptions(
 }
 
 /** A fresh adapter, the one in adapter.init_from, or the whole model. */
-function attach(model: MambaForCausalLM, { adapter, trainer }: RunConfig, tokenizer: Tokenizer): TrainedModel {
+export function attach(model: MambaForCausalLM, { adapter, trainer }: RunConfig, tokenizer: Tokenizer): TrainedModel {
   const { type, init_from: folder, ...options } = adapter;
   if (type === 'full') return fullModel(model, tokenizer.files);
   const fields = Object.entries(options).map(([key, value]) => [camelCase(key), value]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A run's folder: whose it may be, what an earlier run left in it, and its record run.json. */
-import { accessSync, constants, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
 import { ConfigError, messageOf } from '../src/errors.ts';
 import { fileError, readJsonFile, TEMPORARY_NAME, writeFileAtomic } from '../src/files.ts';
 import { CHECKPOINT_FOLDER } from './checkpoints.ts';
@@ -44,6 +44,22 @@ export function checkRunFolder(folder: string): { hasEarlierRun: boolean } {
   throw new ConfigError(
     `trainer.output_dir: ${folder} is not empty (${shown}${entries.length > 5 ? ', …' : ''}) and holds no run.json of an earlier run; choose another folder, or empty this one.`,
   );
+}
+
+/** Checks the same as {@link checkRunFolder}, and that a folder that is missing could be made; makes none. */
+export function inspectRunFolder(folder: string): void {
+  if (existsSync(folder)) {
+    checkRunFolder(folder);
+    return;
+  }
+  let parent = resolve(folder, '..');
+  while (!existsSync(parent)) parent = dirname(parent);
+  try {
+    if (!statSync(parent).isDirectory()) throw new ConfigError(`trainer.output_dir: ${parent} is a file`);
+    accessSync(parent, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw fileError(error, folder, 'write');
+  }
 }
 
 /** Removes what an earlier run left, but for run.json, by which the folder is known; files that no run writes stay. */

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A run in memory, and how its state goes to a checkpoint and comes back. */
-import { tokenCounts } from '../datasets/index.ts';
 import { settingsOf } from './agreement.ts';
 import { type BestModel, createBestModel } from './best_model.ts';
 import { type Checkpoint, optimizerFile, pruneCheckpoints, saveTrainingCheckpoint } from './checkpoints.ts';
 import { type Coverage, createCoverage } from './coverage.ts';
 import { createWatchdog, type Watchdog } from './divergence.ts';
 import type { TrainingProgress } from './loop.ts';
-import { learningRateFactor } from './loraplus.ts';
-import { createAdamw, type Optimizer } from './optimizer.ts';
-import { planTraining, type TrainingPlan } from './plan.ts';
+import type { Optimizer } from './optimizer.ts';
+import type { TrainingPlan } from './plan.ts';
 import { createRecorder, type Recorder } from './recorder.ts';
 import { openLogs } from './run_logs.ts';
+import { optimizerOf } from './run_optimizer.ts';
+import { planOfRun } from './run_plan.ts';
 import { createSchedule, type Schedule } from './schedule.ts';
 import type { TrainerState } from './trainer_state.ts';
 import type { TrainingIo, TrainingJob } from './training_job.ts';
@@ -47,16 +47,7 @@ export function startRun(
   const start = performance.now();
   const earlierSeconds = checkpoint?.state.seconds ?? 0;
   const parameters = job.trained.model.trainableParameters();
-  const plan = planTraining({
-    examples: job.trainExamples.length,
-    batchSize: settings.per_device_train_batch_size,
-    accumulationSteps: settings.gradient_accumulation_steps,
-    epochs: settings.num_train_epochs,
-    maxSteps: settings.max_steps,
-    seed: settings.seed,
-    shuffle: job.shuffle,
-    groupByLength: settings.group_by_length ? tokenCounts(job.trainExamples) : undefined,
-  });
+  const plan = planOfRun(job);
   const recorder = createRecorder({
     logs: openLogs(job),
     loggingSteps: settings.logging_steps,
@@ -64,14 +55,7 @@ export function startRun(
     progress,
     say,
   });
-  const optimizer = createAdamw(parameters, {
-    beta1: settings.adam_beta1,
-    beta2: settings.adam_beta2,
-    eps: settings.adam_epsilon,
-    weightDecay: settings.weight_decay,
-    maxGradNorm: settings.max_grad_norm,
-    rateFactor: learningRateFactor(settings),
-  });
+  const optimizer = optimizerOf(settings, parameters);
   return {
     job,
     plan,

@@ -44,6 +44,12 @@ export function expectedTensors(config: MambaConfig): Map<string, number[]> {
  *   are more layers than tensors
  */
 export function checkTensors(config: MambaConfig, source: TensorSource): void {
+  checkTensorHeaders(config, source);
+  checkTiedHead(config, source);
+}
+
+/** The part of {@link checkTensors} that reads no values. */
+export function checkTensorHeaders(config: MambaConfig, source: TensorSource): void {
   const { numHiddenLayers } = config;
   if (numHiddenLayers > source.entries.size) {
     throw new UserError(
@@ -71,7 +77,6 @@ export function checkTensors(config: MambaConfig, source: TensorSource): void {
       `${source.path} does not hold the model its config.json describes; ${faults.length} tensors differ:\n  ${faults.join('\n  ')}`,
     );
   }
-  checkTiedHead(config, source);
 }
 
 function checkTiedHead(config: MambaConfig, source: TensorSource): void {

@@ -78,6 +78,26 @@ function load<Config>(
   return check(path, readConfigText(path), overrides, purpose, validate);
 }
 
+/** A config that may have faults. */
+export interface ExaminedConfig<Config> {
+  /** All keys, defaults filled in; only without problems. */
+  config?: Config;
+  /** What the file and the overrides say, before defaults. */
+  values: Record<string, unknown>;
+  /** One line each, with its place; in their order in the file. */
+  problems: string[];
+  /** Dotted keys of the problems. */
+  keys: string[];
+}
+
+/**
+ * Looks at a config to train with, and goes on where {@link loadConfig} would end.
+ * @throws ConfigError for a file that is missing or no YAML
+ */
+export function examineConfig(path: string, overrides: readonly string[] = []): ExaminedConfig<RunConfig> {
+  return examine(path, readConfigText(path), overrides, 'train', (input) => runConfigSchema.safeParse(input));
+}
+
 function check<Config>(
   path: string,
   source: string,
@@ -85,6 +105,18 @@ function check<Config>(
   purpose: 'train' | 'eval',
   validate: (input: unknown) => Parsed<Config>,
 ): LoadedConfig<Config> {
+  const { config, problems } = examine(path, source, overrides, purpose, validate);
+  if (config !== undefined) return { config, path, source };
+  throw listError(path, problems);
+}
+
+function examine<Config>(
+  path: string,
+  source: string,
+  overrides: readonly string[],
+  purpose: 'train' | 'eval',
+  validate: (input: unknown) => Parsed<Config>,
+): ExaminedConfig<Config> {
   const lines = new LineCounter();
   const { document, values } = parseYaml(path, source, lines);
   const overridden = applyOverrides(values, overrides);
@@ -94,11 +126,12 @@ function check<Config>(
   const faulty = new Set(faults.map((fault) => fault.path.join('.')));
   const cross = crossFieldProblems(values, purpose).filter((fault) => !faulty.has(fault.path.join('.')));
   const problems = [...faults, ...cross];
-  if (result.success && problems.length === 0) return { config: result.data, path, source };
-  throw problemList(
-    path,
-    problems.map((problem) => describe(problem, path, document, lines, overridden)),
-  );
+  return {
+    ...(result.success && problems.length === 0 && { config: result.data }),
+    values,
+    problems: inOrder(problems.map((problem) => describe(problem, path, document, lines, overridden))),
+    keys: problems.map((problem) => problem.path.join('.')),
+  };
 }
 
 function readConfigText(path: string): string {
@@ -230,10 +263,18 @@ function placeOf(path: string, offset: number, lines: LineCounter): string {
 }
 
 function problemList(path: string, problems: PlacedProblem[]): ConfigError {
-  const list = problems
+  return listError(path, inOrder(problems));
+}
+
+function inOrder(problems: PlacedProblem[]): string[] {
+  return problems
     .sort((a, b) => (a.offset === b.offset ? 0 : a.offset - b.offset))
     .map((problem) => `${problem.place}: ${problem.text}`);
+}
+
+/** One error for all problems of a config. */
+export function listError(path: string, problems: readonly string[]): ConfigError {
   return new ConfigError(
-    list.length === 1 ? list.join('') : [`${path}: ${list.length} problems`, ...list].join('\n  '),
+    problems.length === 1 ? problems.join('') : [`${path}: ${problems.length} problems`, ...problems].join('\n  '),
   );
 }

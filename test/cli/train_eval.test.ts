@@ -148,6 +148,20 @@ describe('eval', () => {
   }, 300_000);
 });
 
+test('train --dry-run tells what a run would be, as a table and as JSON, and leaves no trace', async () => {
+  const folder = temporaryFolder();
+  const path = writeConfig(folder);
+  const output = ['--set', `trainer.output_dir=${join(folder, 'run')}`];
+  const { code, stdout } = await runCli(['train', path, '--dry-run', ...output]);
+  expect(code).toBe(0);
+  expect(stdout).toMatch(/^steps +2 \(\d an epoch\)$/m);
+  expect(stdout).toMatch(/^padding +\d+\.\d % of the batches$/m);
+  const { value } = await runJson<{ steps: number; padding: number }>(['train', path, '--dry-run', ...output]);
+  expect(value.steps).toBe(2);
+  expect(value.padding).toBeLessThan(1);
+  expect(existsSync(join(folder, 'run'))).toBe(false);
+});
+
 describe('errors', () => {
   const expectFailure = async (argv: string[], code: number, message: RegExp) => {
     const { code: found, stdout, stderr } = await runCli(argv);

@@ -40,6 +40,8 @@ describe('wrong usage exits with 2 and names what is wrong', () => {
     [['generate', '--max-new-token', '3'], /unknown option '--max-new-token' \(Did you mean --max-new-tokens\?\)/],
     [['train'], /expected a config file, or --resume DIR with the folder of a run/],
     [['train', '--resume'], /expected a config file, or --resume DIR with the folder of a run/],
+    [['train', '--dry-run'], /train --dry-run: expected a config file, and no --resume/],
+    [['train', 'a.yaml', '--time-steps', '2'], /--time-steps goes with --dry-run/],
     [['train', 'a.yaml', 'b.yaml'], /too many arguments/],
     [['merge', '--output', 'x'], /required option '--adapter <folder>' not specified/],
     [

@@ -5,7 +5,7 @@ import { Command } from 'commander';
 import type { RunConfig } from '../../config/schema.ts';
 import { ConfigError } from '../../errors.ts';
 import type { CliContext } from '../context.ts';
-import { setOption } from '../options.ts';
+import { setOption, wholeNumber } from '../options.ts';
 import { runCommand } from '../run_command.ts';
 
 export function trainCommand(context: CliContext): Command {
@@ -20,25 +20,55 @@ export function trainCommand(context: CliContext): Command {
       '--resume [dir]',
       'go on from the newest whole checkpoint of the run in trainer.output_dir, or in DIR; or from the checkpoint DIR',
     )
+    .option(
+      '--dry-run',
+      'plan the run and report every problem of the config, without the weights; writes nothing into trainer.output_dir',
+    )
+    .option(
+      '--time-steps <n>',
+      'with --dry-run: load the model, take n steps and tell how long the run will be',
+      wholeNumber(1),
+    )
     .addOption(setOption())
     .addHelpText(
       'after',
       '\nExample:\n' +
         '  $ mambatune train configs/quickstart.yaml --set trainer.max_steps=50 --set trainer.output_dir=runs/short\n\n' +
         '  $ mambatune train --resume runs/short\n\n' +
+        '  $ mambatune train configs/quickstart.yaml --dry-run --time-steps 2\n\n' +
         'Ctrl-C finishes the step, saves a checkpoint and the adapter, and exits with 130; a second one ends at once.',
     )
     .action((path: string | undefined, options: TrainOptions) =>
-      runCommand(context, () => train(context, path, options)),
+      runCommand(context, () => (options.dryRun ? plan : train)(context, path, options)),
     );
 }
 
 interface TrainOptions {
   set: string[];
   resume?: true | string;
+  dryRun?: true;
+  timeSteps?: number;
+}
+
+async function plan(
+  context: CliContext,
+  path: string | undefined,
+  { set, resume, timeSteps = 0 }: TrainOptions,
+): Promise<object> {
+  if (path === undefined || resume !== undefined) {
+    throw new ConfigError('train --dry-run: expected a config file, and no --resume.');
+  }
+  const { dryRun } = await import('../../../trainer/index.ts');
+  const { createTokenizeProgress } = await import('../../logging/tokenize_progress.ts');
+  const { formatDryRun } = await import('../format_dry_run.ts');
+  const io = { onMessage: context.logger.info, onTokenize: createTokenizeProgress(context.io.stderr) };
+  const result = await dryRun(path, set, { ...io, timedSteps: timeSteps });
+  context.print(formatDryRun(result));
+  return result;
 }
 
 async function train(context: CliContext, path: string | undefined, options: TrainOptions): Promise<object> {
+  if (options.timeSteps !== undefined) throw new ConfigError('train: --time-steps goes with --dry-run.');
   const config = await configOf(path, options);
   const { runTraining } = await import('../../../trainer/index.ts');
   const { createTokenizeProgress } = await import('../../logging/tokenize_progress.ts');
