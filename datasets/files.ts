@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The files of a dataset: one file, those of a folder or glob, or those of a Hub dataset. */
 import { readdirSync, statSync } from 'node:fs';
-import { join, sep } from 'node:path';
+import { isAbsolute, join, sep } from 'node:path';
 import { globSync } from 'tinyglobby';
 import { UserError } from '../src/errors.ts';
 import { fileError } from '../src/files.ts';
@@ -73,7 +73,8 @@ function listFiles(path: string): { paths: string[]; isGlob: boolean } | undefin
     const found = statSync(path, { throwIfNoEntry: false });
     if (found === undefined && isGlob(path)) {
       const [literal = path] = sep === '\\' ? [path.replaceAll('\\', '/')] : [path];
-      return { paths: globSync(literal, { onlyFiles: true, expandDirectories: false }).sort(), isGlob: true };
+      const options = { onlyFiles: true, expandDirectories: false, absolute: isAbsolute(path) };
+      return { paths: globSync(literal, options).sort(), isGlob: true };
     }
     if (found !== undefined && !found.isDirectory()) return undefined;
     const paths = readdirSync(path, { recursive: true, encoding: 'utf8' })

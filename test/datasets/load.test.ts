@@ -209,6 +209,33 @@ describe('a folder', () => {
     expect((await loadDataset(folder)).name).toBe(`${folder} (train)`);
   });
 
+  it('takes the files of a glob in the order of their names, whatever words are in them', async () => {
+    write('glob/part-2-test.jsonl', '{"text": "b"}\n');
+    write('glob/part-1-train.jsonl', '{"text": "a"}\n');
+    write('glob/deep/part-3.jsonl', '{"text": "c"}\n');
+    write('glob/other.jsonl', '{"text": "x"}\n');
+    const glob = join(root, 'glob', 'part-*.jsonl');
+    expect(await texts(glob)).toEqual(['a', 'b']);
+    expect((await loadDataset(glob)).name).toBe(glob);
+    expect(await texts(join(root, 'glob', '**', 'part-{2,3}*.jsonl'))).toEqual(['c', 'b']);
+    const { files } = await openDatasetSource({ path: glob });
+    expect(files.map(({ name }) => name)).toEqual(
+      ['part-1-train.jsonl', 'part-2-test.jsonl'].map((name) => join(root, 'glob', name)),
+    );
+    expect(await errorOf(loadDataset(join(root, 'glob', '*.csv')))).toBe('glob/*.csv: no file has such a name');
+    expect(await errorOf(loadDataset(glob, { split: 'train' }))).toMatch(
+      /found split train, but a glob names its files itself/,
+    );
+    write('glob/part-4.png', 'x');
+    expect(await errorOf(loadDataset(join(root, 'glob', 'part-*')))).toMatch(/part-4\.png: found no known format/);
+  });
+
+  it('takes a file whose name has the signs of a glob as that file', async () => {
+    write('signs/[a].jsonl', '{"text": "bracket"}\n');
+    write('signs/a.jsonl', '{"text": "plain"}\n');
+    expect(await texts(join(root, 'signs', '[a].jsonl'))).toEqual(['bracket']);
+  });
+
   it('refuses what only other sources have', async () => {
     const file = write('file.jsonl', '{"text": "a"}\n');
     expect(await errorOf(loadDataset(file, { split: 'train' }))).toMatch(/found split train, but this is a file/);
