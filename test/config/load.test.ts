@@ -338,6 +338,26 @@ describe('keys that contradict or need each other', () => {
       { data: 'eval: {path: TRAIN, text_field: a, prompt_field: b}' },
       'data.eval.text_field: prompt_field is set too, and records are read in one way; remove one of the two',
     ],
+    [
+      { data: 'eval: {sources: [{path: TRAIN, weight: 0}]}' },
+      'data.eval.sources.0.weight: found 0; expected a number greater than 0',
+    ],
+    [
+      { data: 'eval: {sources: [{path: TRAIN}, {path: TRAIN, weight: -1.5}]}' },
+      'data.eval.sources.1.weight: found -1.5; expected a number greater than 0',
+    ],
+    [
+      { data: 'eval: {sources: [{path: TRAIN}, {path: no/such.jsonl, weight: 2}]}' },
+      'data.eval.sources.1.path: there is no "no/such.jsonl" (looked at ',
+    ],
+    [
+      { data: 'eval: {sources: [{weight: 2}]}' },
+      'data.eval.sources.0: found neither path nor hub; expected one: path (file, folder or glob) or hub (owner/name)',
+    ],
+    [
+      { data: 'eval: {path: TRAIN, sources: [{path: TRAIN}]}' },
+      'data.eval: found sources and path; with sources, these keys stand in its items',
+    ],
     [{ data: 'eval: {path: no/such.jsonl}' }, 'data.eval.path: there is no "no/such.jsonl" (looked at '],
     [
       { adapter: 'init_from: no/adapter' },

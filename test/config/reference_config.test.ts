@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-/** configs/reference.yaml is what the schema says; `npm run test:slow -- test/slow/reference_config.test.ts -u` rewrites it. */
+/** configs/reference.yaml is what the schema says; `npx vitest run test/config/reference_config.test.ts -u` rewrites it. */
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { loadConfig } from '../../src/config/load.ts';
 import { configJsonSchema, type JsonSchema, runConfigSchema } from '../../src/config/schema.ts';
-import { referenceConfig } from '../config/reference.ts';
+import { referenceConfig } from './reference.ts';
 
 const configs = new URL('../../configs/', import.meta.url);
 

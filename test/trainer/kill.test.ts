@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The train command against what the system does to processes: SIGKILL, SIGTERM, a limit on files. The long one: test/slow. */
-import { existsSync, readdirSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, expect, it } from 'vitest';
+import { beforeAll, expect, it, onTestFinished } from 'vitest';
 import { selectBackend } from '../../src/backends/select.ts';
 import type { RunConfig } from '../../src/config/schema.ts';
 import { readCheckpoint } from '../../trainer/checkpoints.ts';
 import { runTraining } from '../../trainer/index.ts';
 import { bestBackend } from '../helpers/backends.ts';
+import { temporaryFolder } from '../helpers/temporary_folder.ts';
 import { expectSameRun } from './compare_runs.ts';
 import { configFile, trainProcess, trainThroughKills } from './killed_run.ts';
 import { readRecord, type TinyProject, tinyProject } from './tiny_project.ts';
@@ -69,3 +71,42 @@ it.runIf(process.platform === 'linux')(
     expect((await trainProcess(path, ['--resume']).ended).code).toBe(0);
   },
 );
+
+/** Makes a folder a disk of its own, of so many KiB, until the test ends; false where this process may not. */
+function mountSmallDisk(folder: string, kibibytes: number): boolean {
+  if (spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${kibibytes}k`, 'tmpfs', folder]).status !== 0) return false;
+  onTestFinished(() => {
+    spawnSync('umount', [folder]);
+  });
+  return true;
+}
+
+const canMount =
+  process.platform === 'linux' && spawnSync('unshare', ['-m', 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt']).status === 0;
+
+it.runIf(canMount)('a full disk: an error that says so, and the last checkpoint whole', async () => {
+  const project = await tinyProject();
+  await runTraining(killConfig(project, { max_steps: 4 }), { onMessage: () => {} });
+  const disk = join(temporaryFolder(), 'disk');
+  mkdirSync(disk);
+  expect(mountSmallDisk(disk, 1024)).toBe(true);
+  const outputDir = join(disk, 'run');
+  cpSync(project.outputDir, outputDir, { recursive: true });
+  const path = configFile(
+    killConfig(project, { max_steps: 40, save_total_limit: null, output_dir: outputDir }),
+    project.folder,
+  );
+  const { code, stderr } = await trainProcess(path, ['--resume']).ended;
+  expect(stderr).toMatch(
+    /cannot write .*run.*: no space is left on the disk; free some, or choose a folder on another one \(ENOSPC\)/,
+  );
+  expect(stderr).not.toMatch(/\n\s+at /);
+  expect(code).toBe(1);
+  const steps = readdirSync(outputDir).flatMap((name) => /^checkpoint-(\d+)$/.exec(name)?.[1] ?? []);
+  const last = Math.max(...steps.map(Number));
+  expect(last).toBeGreaterThanOrEqual(4);
+  for (const step of steps) {
+    expect(readCheckpoint(join(outputDir, `checkpoint-${step}`))).toMatchObject({ state: { step: Number(step) } });
+  }
+  expect(readdirSync(outputDir).filter((name) => name.startsWith('.checkpoint'))).toEqual([]);
+});
