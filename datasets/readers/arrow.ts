@@ -16,7 +16,8 @@ export async function* readArrow(file: DataFile): AsyncGenerator<Row> {
   const place = { byte: 0 };
   try {
     for await (const batch of await openBatches(handle, file, place)) {
-      checkValues(batch);
+      // A stream without batches gives an empty one, without buffers.
+      if (batch.numRows > 0) checkValues(batch);
       for (let index = 0; index < batch.numRows; index++) {
         const value = jsonValue(batch.get(index));
         row += 1;

@@ -58,6 +58,9 @@ describe('Arrow', () => {
   it('reads what is whole', async () => {
     expect(await outcome('x.arrow', stream)).toBe(3);
     expect(await outcome('x.arrow', file)).toBe(3);
+    const none = new Table(table.schema);
+    expect(await outcome('x.arrow', tableToIPC(none, 'stream'))).toBe(0);
+    expect(await outcome('x.arrow', tableToIPC(none, 'file'))).toBe(0);
   });
 
   it('names the byte of a vector that claims more entries than there is room for', async () => {
