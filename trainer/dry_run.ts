@@ -32,8 +32,8 @@ export interface DryRun {
   backend: string;
   trainable: number;
   all: number;
-  /** Each module that trains, with its share of what trains, 0 to 1. Null where the native addon is missing; so is `memory`. */
-  modules: { name: string; parameters: number; share: number }[] | null;
+  /** Each module that trains, with its share of what trains, 0 to 1. */
+  modules: { name: string; parameters: number; share: number }[];
   /** Records, or packed rows. */
   rows: number;
   steps: number;
@@ -45,6 +45,7 @@ export interface DryRun {
   /** Share of padding in the batches, 0 to 1. */
   padding: number;
   largest_batch: { batch: number; seqlen: number };
+  /** Null where the native addon is missing. */
   memory: PlannedMemory | null;
   /** When steps were timed. */
   time: { timed_steps: number; seconds_per_step: number; seconds: number } | null;
@@ -186,9 +187,9 @@ async function describe({ config, rows, evalExamples, tokenizer, model }: Planne
       : null;
   return {
     backend,
-    trainable: planned?.trainable ?? 0,
-    all: planned?.all ?? 0,
-    modules: planned ? sharesOf(planned) : null,
+    trainable: planned.trainable,
+    all: planned.all,
+    modules: sharesOf(planned),
     rows: rows.length,
     steps: plan.totalSteps,
     epochs: plan.epochAfter(plan.totalSteps),
@@ -197,7 +198,7 @@ async function describe({ config, rows, evalExamples, tokenizer, model }: Planne
     tokens: totals.tokens,
     padding: 1 - totals.tokens / totals.positions,
     largest_batch: totals.largestBatch,
-    memory: planned?.memory ?? null,
+    memory: planned.memory ?? null,
     time: timed && {
       timed_steps: io.timedSteps,
       seconds_per_step: (timed.secondsPerPosition * totals.positions) / plan.totalSteps,

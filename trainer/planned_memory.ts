@@ -52,7 +52,7 @@ export interface PlannedModel {
   all: number;
   /** Of each module that trains. */
   modules: ModulePlan[];
-  /** Undefined where no examples were given. */
+  /** Undefined where no step was asked for, or the native addon is missing. */
   memory?: PlannedMemory;
 }
 
@@ -74,10 +74,9 @@ export interface PlannedModelOptions {
 
 /**
  * Attaches a config's adapter to its model without weights, and takes one step.
- * @returns undefined where the native addon is missing
  * @throws ConfigError for an adapter that does not fit the model
  */
-export function planModel(options: PlannedModelOptions): Promise<PlannedModel | undefined> {
+export function planModel(options: PlannedModelOptions): Promise<PlannedModel> {
   const { model: modelConfig, tokenizer, largest } = options;
   return onPlannedDevice((device) => {
     device.setPurpose('base');
@@ -91,7 +90,9 @@ export function planModel(options: PlannedModelOptions): Promise<PlannedModel | 
       const trained = attach(model, withoutInitialization(options.config), tokenizer);
       const { trainable, all } = trained.counts();
       const counted = { trainable, all, modules: modulesOf(trained) };
-      return largest ? { ...counted, memory: memoryOfStep(device, trained, options, largest) } : counted;
+      return largest && device.runsSteps
+        ? { ...counted, memory: memoryOfStep(device, trained, options, largest) }
+        : counted;
     } finally {
       model.dispose();
     }

@@ -15,6 +15,8 @@ export interface PlannedPeak {
 }
 
 export interface PlannedDevice {
+  /** Whether steps can run: the native addon is there, which knows the sizes of its buffers. */
+  readonly runsSteps: boolean;
   /** What is allocated from here on is for this. */
   setPurpose(purpose: string): void;
   /** Says what tensors were for that were allocated already. */
@@ -28,13 +30,9 @@ export interface PlannedDevice {
 export const LOGITS = 'logits';
 const NAME = 'planned';
 
-/**
- * Runs `body` with every tensor on a device that only counts. The backend before is selected again then.
- * @returns undefined where the native addon, which knows the sizes of its buffers, is not there
- */
-export async function onPlannedDevice<T>(body: (device: PlannedDevice) => T | Promise<T>): Promise<T | undefined> {
+/** Runs `body` with every tensor on a device that only counts. The backend before is selected again then. */
+export async function onPlannedDevice<T>(body: (device: PlannedDevice) => T | Promise<T>): Promise<T> {
   const { addon: native } = loadAddon();
-  if (!native) return undefined;
   const before = tf.getBackend();
   const ledger = createLedger();
   registerDeviceKernels(NAME);
@@ -43,6 +41,7 @@ export async function onPlannedDevice<T>(body: (device: PlannedDevice) => T | Pr
   await tf.setBackend(NAME);
   try {
     return await body({
+      runsSteps: native !== undefined,
       setPurpose: ledger.setPurpose,
       mark: (tensors, purpose) => {
         for (const tensor of tensors) ledger.mark(backend.handle(tensor), purpose);
@@ -115,13 +114,13 @@ function createLedger(): Ledger {
   };
 }
 
-function countingAddon(ledger: Ledger, native: Addon): Addon {
+function countingAddon(ledger: Ledger, native: Addon | undefined): Addon {
   const own: Partial<Addon> = {
     allocate: (_, bytes) => ledger.allocate(bytes),
     release: ledger.release,
     memoryStats: ledger.stats,
     read: () => {},
-    selectiveScanCheckpointSize: native.selectiveScanCheckpointSize,
+    ...(native && { selectiveScanCheckpointSize: native.selectiveScanCheckpointSize }),
     linearCrossEntropy: (_, rows, columns, vocabulary) =>
       ledger.borrow(lossBytes(Number(rows), Number(columns), Number(vocabulary)), LOGITS),
   };

@@ -26,7 +26,6 @@ function stepLines(plan: DryRun): string[] {
 
 /** Modules of one kind together: in_proj of all layers. */
 function moduleLines({ modules, trainable, all }: DryRun): string[] {
-  if (!modules) return [];
   const kinds = new Map<string, { parameters: number; count: number }>();
   for (const { name, parameters } of modules) {
     const kind = name.split('.').at(-1) ?? name;

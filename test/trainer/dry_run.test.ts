@@ -64,7 +64,7 @@ describe('a planned run', () => {
       expect(ratio).toBeLessThan(1.05);
       const { peak_bytes, ...parts } = memory;
       expect(Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)).toBe(peak_bytes);
-      const shares = planned.modules?.map(({ share }) => share) ?? [];
+      const shares = planned.modules.map(({ share }) => share);
       expect(shares.reduce((sum, share) => sum + share, 0)).toBeCloseTo(1, 12);
     });
 
