@@ -134,6 +134,8 @@ __device__ __forceinline__ Channels<Width> convolve(const Weights<Taps, Width>& 
 
 template <int Taps, int Width, bool Resets>
 __global__ void __launch_bounds__(kThreads) conv_forward_kernel(const __grid_constant__ CausalConv1dFwdParams p, const bool save_state) {
+  let_next_start();
+  wait_for_previous();
   const Place place(p, Width, kForwardTile);
   if (!place.live) return;
   const Weights<Taps, Width> weights(p, place.channel);
@@ -263,12 +265,8 @@ template <int Taps, int Width>
 Error forward(const CausalConv1dFwdParams& p) {
   const bool save_state = p.last_conv_state && Taps > 1, single_tile = p.seqlen <= kForwardTile;
   const unsigned blocks = blocks_for(p, Width, kForwardTile);
-  if (p.seq_idx) {
-    conv_forward_kernel<Taps, Width, true><<<blocks, kThreads, 0, stream()>>>(p, save_state && single_tile);
-  } else {
-    conv_forward_kernel<Taps, Width, false><<<blocks, kThreads, 0, stream()>>>(p, save_state && single_tile);
-  }
-  MAMBATUNE_CHECK_LAUNCH("causal_conv1d");
+  const auto kernel = p.seq_idx ? conv_forward_kernel<Taps, Width, true> : conv_forward_kernel<Taps, Width, false>;
+  MAMBATUNE_TRY(launch_early(kernel, blocks, kThreads, "causal_conv1d", p, save_state && single_tile));
   if (!save_state || single_tile) return nullptr;
   save_state_kernel<Taps><<<blocks_for(p, 1, static_cast<int>(p.seqlen)), kThreads, 0, stream()>>>(p);
   MAMBATUNE_CHECK_LAUNCH("causal_conv1d");

@@ -14,6 +14,9 @@ namespace cuda {
 // The one stream that all work runs on.
 cudaStream_t stream();
 
+// Whether a kernel may be started before the one before it has ended (compute capability 9.0).
+bool starts_early();
+
 // Memory from the caching allocator, ordered with stream(): it may be released as soon as the work that uses it is enqueued.
 // Neither call waits; both are safe during graph capture.
 Error scratch(size_t bytes, void** memory);
@@ -56,6 +59,21 @@ inline Error describe_error(cudaError_t status, const char* op) {
 // After a launch: returns its error, if any, from the enclosing function.
 #define MAMBATUNE_CHECK_LAUNCH(op) MAMBATUNE_TRY(::mambatune::cuda::describe_error(cudaGetLastError(), op))
 
+// Launches a kernel that calls wait_for_previous(), so that its start passes beside the end of the kernel before it.
+template <class... Parameters, class... Arguments>
+Error launch_early(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, const char* op, const Arguments&... arguments) {
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(threads);
+  config.stream = stream();
+  config.attrs = &early;
+  config.numAttrs = starts_early() ? 1 : 0;
+  return describe_error(cudaLaunchKernelEx(&config, kernel, arguments...), op);
+}
+
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
@@ -74,6 +92,19 @@ __device__ __forceinline__ float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// In a kernel that launch_early() starts: waits for what the kernels before it write, and lets the one after it start; that one waits
+// likewise. Before the first of the two, only memory that the kernel just before does not write may be touched.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 __device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.0f + exp2_fast(-kLog2E * x)); }
 
 __device__ __forceinline__ float warp_sum(float x) {

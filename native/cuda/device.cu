@@ -119,6 +119,11 @@ DeviceApi make_device() {
 
 cudaStream_t stream() { return main_stream; }
 
+bool starts_early() {
+  static const bool allowed = !std::getenv("MB_NO_PDL");
+  return allowed && card.major >= 9;
+}
+
 }  // namespace cuda
 }  // namespace mambatune
 

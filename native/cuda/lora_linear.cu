@@ -11,7 +11,9 @@
 //
 // The gradients of the adapter read dy once (dlora_B and dxa together) and x once (dlora_A): 4 rows (in + out) bytes. From
 // kLargeRank on, these products are cuBLAS's as well.
+#include "allocator.cuh"
 #include "cublas.h"
+#include "few_rows.cuh"
 #include "launch.cuh"
 #include "low_rank.cuh"
 #include "weight_cache.cuh"
@@ -100,6 +102,22 @@ Error add_to_output(const LoraLinearFwdParams& p, bool adds_adapter) {
                       kForwardOp);
 }
 
+// The whole forward of a few rows, where `done` says that it took them; x stays float32 beside a bfloat16 copy of a frozen weight.
+// A recorded step's frozen weights are older than the recording, so that no kernel of it writes them.
+Error few_rows_forward(const LoraLinearFwdParams& p, bool* done) {
+  Scratch memory;
+  FewRows few = {p.rows, p.W.rows, p.W.cols, p.x, p.x_row_stride, p.W.data, nullptr, p.bias, p.r, p.xa, p.xa_row_stride, p.lora_B,
+                 p.scaling, p.y, p.y_row_stride, p.W.cache && is_recording()};
+  if (uses_bfloat16() && p.W.cache) {
+    few.frozen = few.frozen && *p.W.cache;
+    MAMBATUNE_TRY(bfloat16_weight(p.W, &memory, &few.half));
+  }
+  *done = few_rows_fit(few);
+  if (!*done) return nullptr;
+  if (p.r > 0) MAMBATUNE_TRY(project_input(p));
+  return few_rows_linear(few, kForwardOp);
+}
+
 // dlora_B = scaling dy^T xa and dxa = scaling dy lora_B, each where it is wanted.
 Error output_pass(const LoraLinearBwdParams& p, float* dxa) {
   const int64_t out = p.W.rows;
@@ -152,6 +170,11 @@ Error weight_gradient(const LoraLinearBwdParams& p) {
 Error lora_linear_fwd(const LoraLinearFwdParams& p) {
   const int64_t out = p.W.rows, in = p.W.cols;
   if (p.rows == 0 || out == 0) return nullptr;
+  if (p.rows <= kMostFewRows) {
+    bool done = false;
+    MAMBATUNE_TRY(few_rows_forward(p, &done));
+    if (done) return nullptr;
+  }
   const bool merged = merges(p, in), stacked = merged && p.xa == p.y + out && p.xa_row_stride == p.y_row_stride;
   {
     Factor x, W;

@@ -62,6 +62,8 @@ __device__ __forceinline__ float row_sum(float value, float* parts) {
 template <int Threads, int Width, bool Cached>
 __global__ void __launch_bounds__(kBlockThreads) rms_norm_forward_kernel(const __grid_constant__ RmsNormFwdParams p) {
   __shared__ float parts[kBlockThreads / 32];
+  let_next_start();
+  wait_for_previous();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kBlockThreads / Threads) + threadIdx.x / Threads;
   if (row >= p.rows) return;
   const int first = threadIdx.x % Threads * Width;
@@ -219,14 +221,12 @@ Error rms_norm_fwd(const RmsNormFwdParams& p) {
   const unsigned rows = static_cast<unsigned>(p.rows);
   if (wide && p.d_model <= 32 * 4 * kCached) {
     constexpr int kRows = kBlockThreads / 32;
-    rms_norm_forward_kernel<32, 4, true><<<static_cast<unsigned>(ceil_div(p.rows, kRows)), kBlockThreads, 0, stream()>>>(p);
-  } else if (wide && p.d_model <= kBlockThreads * 4 * kCached) {
-    rms_norm_forward_kernel<kBlockThreads, 4, true><<<rows, kBlockThreads, 0, stream()>>>(p);
-  } else {
-    rms_norm_forward_kernel<kBlockThreads, 1, false><<<rows, kBlockThreads, 0, stream()>>>(p);
+    return launch_early(rms_norm_forward_kernel<32, 4, true>, static_cast<unsigned>(ceil_div(p.rows, kRows)), kBlockThreads, "rms_norm", p);
   }
-  MAMBATUNE_CHECK_LAUNCH("rms_norm");
-  return nullptr;
+  if (wide && p.d_model <= kBlockThreads * 4 * kCached) {
+    return launch_early(rms_norm_forward_kernel<kBlockThreads, 4, true>, rows, kBlockThreads, "rms_norm", p);
+  }
+  return launch_early(rms_norm_forward_kernel<kBlockThreads, 1, false>, rows, kBlockThreads, "rms_norm", p);
 }
 
 Error rms_norm_bwd(const RmsNormBwdParams& p) {

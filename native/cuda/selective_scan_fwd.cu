@@ -153,6 +153,8 @@ __global__ void __launch_bounds__(Config::kThreads, 4)
 
 // seqlen 1, as in generation: 16 threads walk the states of one channel as they lie in memory.
 __global__ void __launch_bounds__(256) scan_step_kernel(const __grid_constant__ SelectiveScanFwdParams p, const int64_t count) {
+  let_next_start();
+  wait_for_previous();
   const int64_t index = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kStepLanes;
   const int lane = threadIdx.x % kStepLanes;
   const bool live = index < count;
@@ -210,9 +212,7 @@ Error selective_scan_fwd(const SelectiveScanFwdParams& p) {
   if (p.batch == 0 || p.seqlen == 0 || p.d_inner == 0) return nullptr;
   if (p.seqlen == 1) {
     const int64_t count = p.batch * p.d_inner;
-    scan_step_kernel<<<static_cast<unsigned>(ceil_div(count * kStepLanes, 256)), 256, 0, stream()>>>(p, count);
-    MAMBATUNE_CHECK_LAUNCH("selective_scan");
-    return nullptr;
+    return launch_early(scan_step_kernel, static_cast<unsigned>(ceil_div(count * kStepLanes, 256)), 256, "selective_scan", p, count);
   }
   return with_scan_config(p.d_state, [&](auto config) {
     using Config = decltype(config);

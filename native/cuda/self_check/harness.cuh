@@ -24,6 +24,8 @@ inline std::multimap<size_t, void*> free_scratch;
 
 cudaStream_t stream() { return the_stream; }
 
+bool starts_early() { return true; }
+
 Error scratch(size_t bytes, void** memory) {
   const auto found = free_scratch.find(bytes);
   if (found == free_scratch.end()) return describe_error(cudaMalloc(memory, bytes), "scratch");
