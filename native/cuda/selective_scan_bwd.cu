@@ -15,8 +15,6 @@
 // slots, the bound; 25 of them go to the shared memory pipe. Batch and channels give a scheduler only three warps, so latency
 // shows: no load passes the store of a sum, and each step's shuffles were waited for before the next step's loads. So four
 // steps run on loads alone, their sums are exchanged side by side, and are stored together.
-#include <type_traits>
-
 #include "selective_scan_detail.cuh"
 
 namespace mambatune {
@@ -28,14 +26,10 @@ constexpr int kSumThreads = 256;
 
 constexpr int log2_of(int x) { return x == 1 ? 0 : 1 + log2_of(x / 2); }
 
-// Of the forward's configuration: two channels a thread as long as their states fit in registers.
-template <class Base>
-using BackwardConfig = std::conditional_t<(Base::kStates > 4), Base, ScanConfig<Base::kLanes, Base::kStates, 64, 2>>;
-
 template <class Config>
 struct Backward {
   static constexpr int kWarps = Config::kThreads / 32;
-  static constexpr int kSub = 4;                                       // steps whose decays and states are in registers
+  static constexpr int kSub = Config::kStates > 4 ? 4 : 8;             // steps whose decays and states are in registers
   static constexpr int kSubs = kScanTile / kSub;
   static constexpr int kGroup = Config::kStates > 4 ? 2 : 4;           // steps whose sums are exchanged side by side
   static constexpr int kFlush = Config::kStored > 64 ? kSub : kScanTile;  // steps of dB and dC held in shared memory
@@ -43,14 +37,13 @@ struct Backward {
   static constexpr int kOrderBits = kChannelBits < log2_of(Config::kStates) ? kChannelBits : log2_of(Config::kStates);
   static constexpr int kOrders = 1 << kOrderBits;                      // orders in which threads hold their states
   static constexpr int kSlots = Config::kStates >> kOrderBits;         // states left to a thread after the exchanges
-  static constexpr int kSumRow = Config::kChannels + 4;
-  static constexpr int kPlane = kScanTile * kSumRow;
+  static constexpr int kPlane = kScanTile * Config::kChannels + 8;
 
   struct Memory {
     float4 steps[kScanTile * Config::kChannels];                // delta', u, dy, slope of softplus
     float B[kScanTile * kOrders * Config::kStored];             // [step][order][state]
     float C[kScanTile * kOrders * Config::kStored];
-    float starts[kSubs * Config::kWidth * Config::kThreads * Config::kStates];  // each thread's states before every kSub steps
+    float starts[kSubs * Config::kThreads * Config::kStates];       // each thread's states before every kSub steps
     float sums[3][kPlane];                                      // sums over states: C h, g B, g a h A
     float partial[kWarps][kFlush * 2 * Config::kStored];        // dB, dC of the channels of a warp
     int resets[kScanTile];
@@ -98,41 +91,45 @@ __device__ __forceinline__ void stage_orders(float* to, const float* tile, int64
   }
 }
 
-__device__ __forceinline__ void prefetch(const float* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
-
 // Asks for the next tile's operands, a row of the block's channels a thread.
 template <class Config>
 __device__ __forceinline__ void prefetch_tile(const SelectiveScanBwdParams& p, const ScanPlace<Config>& place, int64_t tile,
                                               int64_t tiles) {
   const int64_t row = place.first_row + tile * kScanTile + threadIdx.x % kScanTile;
   const int64_t channel = place.channel_block * Config::kChannels;
-#pragma unroll
-  for (int i = 0; i < 4 * kScanTile; i += Config::kThreads) {
-    const int which = (threadIdx.x + i) / kScanTile;
-    const float* at = which == 0   ? p.u + row * p.u_row_stride
-                      : which == 1 ? p.delta + row * p.delta_row_stride
-                      : which == 2 ? p.dout + row * p.d_inner
-                      : p.z        ? p.z + row * p.z_row_stride
-                                   : p.dout + row * p.d_inner;
-    if (which < 4) prefetch(at + channel);
-  }
-  if (tile == 0 || place.lane > 0) return;
-#pragma unroll
-  for (int c = 0; c < Config::kWidth; ++c) {
-    const int64_t own = place.channel + c * Config::kApart;
-    if (own < p.d_inner) prefetch(p.checkpoints + checkpoint_offset(place.batch, tile, own, tiles, p.d_inner, Config::kStored));
+  const int which = threadIdx.x / kScanTile;
+  const float* at = which == 0   ? p.u + row * p.u_row_stride
+                    : which == 1 ? p.delta + row * p.delta_row_stride
+                    : which == 2 ? p.dout + row * p.d_inner
+                    : p.z        ? p.z + row * p.z_row_stride
+                                 : p.dout + row * p.d_inner;
+  if (which < 4) asm volatile("prefetch.global.L2 [%0];" ::"l"(at + channel));
+  if (tile > 0 && place.live && place.lane == 0) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(
+        p.checkpoints + checkpoint_offset(place.batch, tile, place.channel, tiles, p.d_inner, Config::kStored)));
   }
 }
 
-// Sums products over the warp's channels: each exchange sends the upper half and keeps the lower.
+// Sums `half` upper products over partners: the thread keeps the lower ones. scale * value is the product.
 template <class Config>
-__device__ __forceinline__ void exchange_products(float (&products)[Config::kStates]) {
+__device__ __forceinline__ void exchange_products(float (&kept)[Config::kStates], float scale, const float (&values)[Config::kStates]) {
   using Plan = Backward<Config>;
+  if constexpr (Plan::kOrderBits == 0) {
 #pragma unroll
-  for (int bit = 0; bit < Plan::kOrderBits; ++bit) {
-    const int half = Config::kStates >> (bit + 1);
+    for (int j = 0; j < Config::kStates; ++j) kept[j] = scale * values[j];
+  } else {
+    constexpr int kHalf = Config::kStates / 2;
 #pragma unroll
-    for (int j = 0; j < half; ++j) products[j] += __shfl_xor_sync(0xffffffffu, products[j + half], Config::kLanes << bit);
+    for (int j = 0; j < kHalf; ++j) {
+      kept[j] = fmaf(scale, values[j], __shfl_xor_sync(0xffffffffu, scale * values[j + kHalf], Config::kLanes));
+    }
+#pragma unroll
+    for (int bit = 1; bit < Plan::kOrderBits; ++bit) {
+#pragma unroll
+      for (int j = 0; j < (kHalf >> bit); ++j) {
+        kept[j] += __shfl_xor_sync(0xffffffffu, kept[j + (kHalf >> bit)], Config::kLanes << bit);
+      }
+    }
   }
 }
 
@@ -152,13 +149,15 @@ struct PartialSlot {
   }
 };
 
-// This thread's share of the sums over the warp's channels of a step's B and C, its dB and dC.
+// This thread's share of the sums over the warp's channels of scale_B * g and scale_C * h, the step's dB and dC.
 template <class Config>
 __device__ __forceinline__ void sum_over_channels(float (&share)[2 * Backward<Config>::kSlots], const PartialSlot<Config>& slot,
-                                                  float (&B)[Config::kStates], float (&C)[Config::kStates]) {
+                                                  float scale_B, const float (&g)[Config::kStates], float scale_C,
+                                                  const float (&h)[Config::kStates]) {
   using Plan = Backward<Config>;
-  exchange_products<Config>(B);
-  exchange_products<Config>(C);
+  float B[Config::kStates], C[Config::kStates];
+  exchange_products<Config>(B, scale_B, g);
+  exchange_products<Config>(C, scale_C, h);
   if constexpr (slot.kSplits) {
     float sum = (slot.keeps_C ? C[0] : B[0]) +
                 __shfl_xor_sync(0xffffffffu, slot.keeps_C ? B[0] : C[0], Config::kLanes << Plan::kOrderBits);
@@ -188,52 +187,17 @@ __device__ __forceinline__ void store_share(float* to, const PartialSlot<Config>
   }
 }
 
-// Which of a group's sums over the lanes of a channel a thread is left with, and where they go. Threads with an odd lane hold
-// their two channels in the other order, so that the first exchange sends the second and keeps the first without selecting;
-// the next ones halve the steps, and what lanes are left hold the same.
-template <class Config>
-struct LaneSums {
-  static constexpr int kGroup = Backward<Config>::kGroup;
-  static constexpr int kChannelBits = Config::kWidth - 1;
-  static constexpr int kLaneBits = log2_of(Config::kLanes);
-  static constexpr int kStepBits = kLaneBits - kChannelBits < log2_of(kGroup) ? kLaneBits - kChannelBits : log2_of(kGroup);
-  static constexpr int kSteps = kGroup >> kStepBits;  // left to a thread
-  int first_step;
-  bool writes;
-
-  __device__ explicit LaneSums(int lane) {
-    first_step = 0;
+// Sums three values over the lanes of a channel; lane 0, 1, 2 is left with the first, second, third.
+template <int Lanes>
+__device__ __forceinline__ float sum_three(float first, float second, float third, int lane) {
+  const bool odd = lane & 1, upper = lane & 2;
+  const float pair = (odd ? second : first) + __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
+  third += __shfl_xor_sync(0xffffffffu, third, 1);
+  float sum = (upper ? third : pair) + __shfl_xor_sync(0xffffffffu, upper ? pair : third, 2);
 #pragma unroll
-    for (int bit = 0; bit < kStepBits; ++bit) {
-      if (lane >> (kChannelBits + bit) & 1) first_step += kGroup >> (bit + 1);
-    }
-    writes = lane >> (kChannelBits + kStepBits) == 0;
-  }
-
-  // sums[0 .. kSteps - 1]: this thread's.
-  __device__ __forceinline__ void exchange(float (&sums)[kGroup], const float (&values)[Config::kWidth][kGroup], int lane) const {
-#pragma unroll
-    for (int k = 0; k < kGroup; ++k) {
-      sums[k] = values[0][k];
-      if constexpr (kChannelBits == 1) sums[k] += __shfl_xor_sync(0xffffffffu, values[1][k], 1);
-    }
-#pragma unroll
-    for (int bit = 0; bit < kStepBits; ++bit) {
-      const int half = kGroup >> (bit + 1), mask = 1 << (kChannelBits + bit);
-      const bool upper = lane & mask;
-#pragma unroll
-      for (int k = 0; k < half; ++k) {
-        const float kept = upper ? sums[k + half] : sums[k], sent = upper ? sums[k] : sums[k + half];
-        sums[k] = kept + __shfl_xor_sync(0xffffffffu, sent, mask);
-      }
-    }
-#pragma unroll
-    for (int mask = 1 << (kChannelBits + kStepBits); mask < Config::kLanes; mask *= 2) {
-#pragma unroll
-      for (int k = 0; k < kSteps; ++k) sums[k] += __shfl_xor_sync(0xffffffffu, sums[k], mask);
-    }
-  }
-};
+  for (int mask = 4; mask < Lanes; mask *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+  return sum;
+}
 
 // Adds the warps' dB and dC and writes `steps` steps of them to the block's place.
 template <class Config>
@@ -254,8 +218,8 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
     scan_backward_kernel(const __grid_constant__ SelectiveScanBwdParams p, const TimeSplit split, const Partials partials) {
   using Plan = Backward<Config>;
   constexpr int kElements = Config::kElements, kStates = Config::kStates, kStored = Config::kStored, kSub = Plan::kSub;
-  constexpr int kGroup = Plan::kGroup, kWidth = Config::kWidth;
-  constexpr int kOrderRow = Plan::kOrders * kStored, kStartRow = kWidth * Config::kThreads * kStates;
+  constexpr int kGroup = Plan::kGroup;
+  constexpr int kOrderRow = Plan::kOrders * kStored;
   extern __shared__ float4 raw_memory[];
   auto& memory = *reinterpret_cast<typename Plan::Memory*>(raw_memory);
   const ScanPlace<Config> place(p, split.chunks);
@@ -268,39 +232,25 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
     if (threadIdx.x % 32 / Config::kLanes >> bit & 1) order_mask ^= (kStates / 2) >> bit;
   }
   const PartialSlot<Config> slot(place.lane, order_mask);
-  const LaneSums<Config> lane_sums(place.lane);
   const int order_offset = order_mask / Plan::kSlots * kStored + place.lane * kStates;
+  const float4* own_steps = memory.steps + place.local;
   const float *own_B = memory.B + order_offset, *own_C = memory.C + order_offset;
+  float* own_starts = memory.starts + threadIdx.x * kStates;
   float* own_partial = memory.partial[threadIdx.x / 32] + slot.offset;
+  float* own_sum = memory.sums[place.lane < 3 ? place.lane : 0] + place.local;
+  const int64_t state_row = (place.batch * p.d_inner + place.channel) * p.d_state;
   const int64_t part = place.batch * split.chunks + place.chunk;
-  const float4* own_steps[kWidth];
-  float* own_starts[kWidth];
-  int64_t channel[kWidth], state_row[kWidth];
-  bool live[kWidth];
-#pragma unroll
-  for (int c = 0; c < kWidth; ++c) {
-    const int offset = (c ^ (kWidth > 1 ? place.lane & 1 : 0)) * Config::kApart;
-    channel[c] = place.channel + offset;
-    live[c] = channel[c] < p.d_inner;
-    state_row[c] = (place.batch * p.d_inner + channel[c]) * p.d_state;
-    own_steps[c] = memory.steps + place.local + offset;
-    own_starts[c] = memory.starts + (c * Config::kThreads + threadIdx.x) * kStates;
-  }
-  float* own_sum = memory.sums[0] + (own_steps[0] - memory.steps);
 
-  float A[kWidth][kStates], g[kWidth][kStates], dA[kWidth][kStates] = {};  // g: the adjoint carried into the step before
+  float A[kStates], g[kStates], dA[kStates] = {};  // g: the adjoint carried into the step before
 #pragma unroll
-  for (int c = 0; c < kWidth; ++c) {
-#pragma unroll
-    for (int j = 0; j < kStates; ++j) {
-      const int n = place.lane * kStates + (j ^ order_mask);
-      const bool exists = live[c] && n < p.d_state;
-      A[c][j] = exists ? p.A[channel[c] * p.d_state + n] * kLog2E : 0.0f;
-      if (split.starts) {
-        g[c][j] = live[c] ? split.starts[(part * p.d_inner + channel[c]) * kStored + n] : 0.0f;
-      } else {
-        g[c][j] = exists && p.dlast_state ? p.dlast_state[state_row[c] + n] : 0.0f;
-      }
+  for (int j = 0; j < kStates; ++j) {
+    const int n = place.lane * kStates + (j ^ order_mask);
+    const bool exists = place.live && n < p.d_state;
+    A[j] = exists ? p.A[place.channel * p.d_state + n] * kLog2E : 0.0f;
+    if (split.starts) {
+      g[j] = place.live ? split.starts[(part * p.d_inner + place.channel) * kStored + n] : 0.0f;
+    } else {
+      g[j] = exists && p.dlast_state ? p.dlast_state[state_row + n] : 0.0f;
     }
   }
   float dD = 0.0f, dbias = 0.0f;
@@ -311,18 +261,14 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
   for (int tile = end_tile - 1; tile >= first_tile; --tile) {
     const int64_t first = static_cast<int64_t>(tile) * kScanTile;
     const int steps = static_cast<int>(min(static_cast<int64_t>(kScanTile), p.seqlen - first)), left = place.left(first, p.seqlen);
-    float h[kWidth][kStates];
+    float h[kStates];
 #pragma unroll
-    for (int c = 0; c < kWidth; ++c) {
-#pragma unroll
-      for (int j = 0; j < kStates; ++j) {
-        const int n = place.lane * kStates + (j ^ order_mask);
-        if (tile > 0) {
-          const int64_t at = checkpoint_offset(place.batch, tile, channel[c], split.tiles, p.d_inner, kStored);
-          h[c][j] = live[c] ? p.checkpoints[at + n] : 0.0f;
-        } else {
-          h[c][j] = p.h0 && live[c] && n < p.d_state ? p.h0[state_row[c] + n] : 0.0f;
-        }
+    for (int j = 0; j < kStates; ++j) {
+      const int n = place.lane * kStates + (j ^ order_mask);
+      if (tile > 0) {
+        h[j] = place.live ? p.checkpoints[checkpoint_offset(place.batch, tile, place.channel, split.tiles, p.d_inner, kStored) + n] : 0.0f;
+      } else {
+        h[j] = p.h0 && place.live && n < p.d_state ? p.h0[state_row + n] : 0.0f;
       }
     }
     float z_factor[kElements];  // dz over the ungated output
@@ -355,92 +301,75 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
     const int subs = (steps + kSub - 1) / kSub;
 #pragma unroll 1
     for (int sub = 0; sub < subs; ++sub) {
-#pragma unroll
-      for (int c = 0; c < kWidth; ++c) store_vector(own_starts[c] + sub * kStartRow, h[c]);
+      store_vector(own_starts + sub * Config::kThreads * kStates, h);
       if (sub + 1 == subs) break;
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {
         const int t = sub * kSub + i;
-        const bool reset = Resets && memory.resets[t];
+        const float2 step = *reinterpret_cast<const float2*>(own_steps + t * Config::kChannels);
+        const float x = step.x * step.y;
         float B[kStates];
         load_vector(B, own_B + t * kOrderRow);
 #pragma unroll
-        for (int c = 0; c < kWidth; ++c) {
-          const float2 step = *reinterpret_cast<const float2*>(own_steps[c] + t * Config::kChannels);
-          const float x = step.x * step.y;
-#pragma unroll
-          for (int j = 0; j < kStates; ++j) {
-            if (reset) h[c][j] = 0.0f;
-            h[c][j] = fmaf(exp2_fast(step.x * A[c][j]), h[c][j], x * B[j]);
-          }
+        for (int j = 0; j < kStates; ++j) {
+          if (Resets && memory.resets[t]) h[j] = 0.0f;
+          h[j] = fmaf(exp2_fast(step.x * A[j]), h[j], x * B[j]);
         }
       }
     }
 
 #pragma unroll 1
     for (int sub = subs - 1; sub >= 0; --sub) {
-      float decay[kSub][kWidth][kStates], state[kSub + 1][kWidth][kStates];  // state[i]: before step i
-      float B[kSub][kStates], delta[kSub][kWidth], x[kSub][kWidth], dy[kSub][kWidth];
-#pragma unroll
-      for (int c = 0; c < kWidth; ++c) load_vector(state[0][c], own_starts[c] + sub * kStartRow);
+      float decay[kSub][kStates], state[kSub + 1][kStates];  // state[i]: before step i
+      load_vector(state[0], own_starts + sub * Config::kThreads * kStates);
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {
         const int t = sub * kSub + i;
-        load_vector(B[i], own_B + t * kOrderRow);
+        const float2 step = *reinterpret_cast<const float2*>(own_steps + t * Config::kChannels);
+        const float x = step.x * step.y;
+        float B[kStates];
+        load_vector(B, own_B + t * kOrderRow);
         const bool reset = Resets && memory.resets[t];
 #pragma unroll
-        for (int c = 0; c < kWidth; ++c) {
-          const float4 step = own_steps[c][t * Config::kChannels];
-          delta[i][c] = step.x, x[i][c] = step.x * step.y, dy[i][c] = step.z;
-#pragma unroll
-          for (int j = 0; j < kStates; ++j) {
-            decay[i][c][j] = reset ? 0.0f : exp2_fast(step.x * A[c][j]);
-            state[i + 1][c][j] = fmaf(decay[i][c][j], state[i][c][j], x[i][c] * B[i][j]);
-          }
+        for (int j = 0; j < kStates; ++j) {
+          decay[i][j] = reset ? 0.0f : exp2_fast(step.x * A[j]);
+          state[i + 1][j] = fmaf(decay[i][j], state[i][j], x * B[j]);
         }
       }
 #pragma unroll
       for (int last = kSub - 1; last >= 0; last -= kGroup) {
-        float product_B[kGroup][kStates], product_C[kGroup][kStates];
-        float y[kWidth][kGroup] = {}, grad_input[kWidth][kGroup] = {}, grad_decay[kWidth][kGroup] = {};
+        float adjoint[kGroup][kStates], scale_B[kGroup], scale_C[kGroup], y[kGroup] = {}, grad_input[kGroup] = {}, grad_decay[kGroup] = {};
 #pragma unroll
         for (int k = 0; k < kGroup; ++k) {
           const int i = last - k, t = sub * kSub + i;
-          float C[kStates];
+          const float4 step = own_steps[t * Config::kChannels];
+          scale_B[k] = step.x * step.y, scale_C[k] = step.z;
+          float B[kStates], C[kStates];
+          load_vector(B, own_B + t * kOrderRow);
           load_vector(C, own_C + t * kOrderRow);
 #pragma unroll
-          for (int c = 0; c < kWidth; ++c) {
-#pragma unroll
-            for (int j = 0; j < kStates; ++j) {
-              g[c][j] = fmaf(C[j], dy[i][c], g[c][j]);
-              product_B[k][j] = c == 0 ? x[i][c] * g[c][j] : fmaf(x[i][c], g[c][j], product_B[k][j]);
-              product_C[k][j] = c == 0 ? dy[i][c] * state[i + 1][c][j] : fmaf(dy[i][c], state[i + 1][c][j], product_C[k][j]);
-              y[c][k] = fmaf(C[j], state[i + 1][c][j], y[c][k]);
-              grad_input[c][k] = fmaf(g[c][j], B[i][j], grad_input[c][k]);
-              g[c][j] *= decay[i][c][j];
-              const float carried = g[c][j] * state[i][c][j];
-              grad_decay[c][k] = fmaf(carried, A[c][j], grad_decay[c][k]);
-              if constexpr (ParameterGradients) dA[c][j] = fmaf(carried, delta[i][c], dA[c][j]);
-            }
+          for (int j = 0; j < kStates; ++j) {
+            g[j] = fmaf(C[j], step.z, g[j]);
+            adjoint[k][j] = g[j];
+            y[k] = fmaf(C[j], state[i + 1][j], y[k]);
+            grad_input[k] = fmaf(g[j], B[j], grad_input[k]);
+            g[j] *= decay[i][j];
+            const float carried = g[j] * state[i][j];
+            grad_decay[k] = fmaf(carried, A[j], grad_decay[k]);
+            if constexpr (ParameterGradients) dA[j] = fmaf(carried, step.x, dA[j]);
           }
         }
-        float share[kGroup][2 * Plan::kSlots], sums[3][kGroup];
-#pragma unroll
-        for (int k = 0; k < kGroup; ++k) sum_over_channels<Config>(share[k], slot, product_B[k], product_C[k]);
-        lane_sums.exchange(sums[0], y, place.lane);
-        lane_sums.exchange(sums[1], grad_input, place.lane);
-        lane_sums.exchange(sums[2], grad_decay, place.lane);
+        float share[kGroup][2 * Plan::kSlots], sum[kGroup];
 #pragma unroll
         for (int k = 0; k < kGroup; ++k) {
-          store_share<Config>(own_partial + (sub * kSub + last - k) % Plan::kFlush * 2 * kStored, slot, share[k]);
+          sum_over_channels<Config>(share[k], slot, scale_B[k], adjoint[k], scale_C[k], state[last - k + 1]);
+          sum[k] = sum_three<Config::kLanes>(y[k], grad_input[k], grad_decay[k], place.lane);
         }
-        if (lane_sums.writes) {
-          float* to = own_sum + (sub * kSub + last - lane_sums.first_step) * Plan::kSumRow;
 #pragma unroll
-          for (int k = 0; k < lane_sums.kSteps; ++k) {
-#pragma unroll
-            for (int which = 0; which < 3; ++which) to[which * Plan::kPlane - k * Plan::kSumRow] = sums[which][k];
-          }
+        for (int k = 0; k < kGroup; ++k) {
+          const int t = sub * kSub + last - k;
+          store_share<Config>(own_partial + t % Plan::kFlush * 2 * kStored, slot, share[k]);
+          if (place.lane < 3) own_sum[t * Config::kChannels] = sum[k];
         }
       }
       if (Plan::kFlush < kScanTile && sub * kSub % Plan::kFlush == 0) {
@@ -461,9 +390,9 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
     const float* again = p.z + place.offset(first, p.z_row_stride);
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
-      const int row = place.staged_row + e * Config::kRowStep, at = row * Plan::kSumRow + place.staged_local;
+      const int at = (place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local;
       const bool exists = e * Config::kRowStep < left;
-      const float4 step = memory.steps[row * Config::kChannels + place.staged_local];
+      const float4 step = memory.steps[at];
       const float y = memory.sums[0][at], grad_input = memory.sums[1][at];
       const float grad_delta = fmaf(step.y, grad_input, kLn2 * memory.sums[2][at]) * step.w;
       if (exists) {
@@ -489,17 +418,21 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
     }
   }
 
-#pragma unroll
-  for (int c = 0; c < kWidth; ++c) {
+  if (place.chunk == 0 && p.dh0 && place.live) {
 #pragma unroll
     for (int j = 0; j < kStates; ++j) {
       const int n = place.lane * kStates + (j ^ order_mask);
-      const bool exists = live[c] && n < p.d_state;
-      if (exists && place.chunk == 0 && p.dh0) p.dh0[state_row[c] + n] = g[c][j];
-      if (ParameterGradients && exists && partials.A) partials.A[(part * p.d_inner + channel[c]) * p.d_state + n] = dA[c][j];
+      if (n < p.d_state) p.dh0[state_row + n] = g[j];
     }
   }
   if constexpr (ParameterGradients) {
+    if (partials.A && place.live) {
+#pragma unroll
+      for (int j = 0; j < kStates; ++j) {
+        const int n = place.lane * kStates + (j ^ order_mask);
+        if (n < p.d_state) partials.A[(part * p.d_inner + place.channel) * p.d_state + n] = dA[j];
+      }
+    }
     float *sum_D = memory.sums[0], *sum_bias = sum_D + Config::kThreads;
     __syncthreads();
     sum_D[threadIdx.x] = dD;
@@ -536,13 +469,12 @@ __global__ void __launch_bounds__(kSumThreads)
 
 constexpr const char* kOp = "selective_scan backward";
 
-template <class Base, bool Resets, bool ParameterGradients>
+template <class Config, bool Resets, bool ParameterGradients>
 Error scan_backward(const SelectiveScanBwdParams& p) {
-  using Config = BackwardConfig<Base>;
   const int64_t channel_blocks = ceil_div(p.d_inner, Config::kChannels), blocks = p.batch * channel_blocks;
-  TimeSplit split = split_time(blocks, Base::kThreads / 32, p.seqlen, kEnoughWarps);
+  TimeSplit split = split_time(blocks, Config::kThreads / 32, p.seqlen, kEnoughWarps);
   Scratch states, BC, A, D, bias;
-  MAMBATUNE_TRY((start_chunks<Base, Resets, true>(p, p.dout, p.dlast_state, split, states)));
+  MAMBATUNE_TRY((start_chunks<Config, Resets, true>(p, p.dout, p.dlast_state, split, states)));
   const int64_t parts = p.batch * split.chunks, count = p.batch * p.seqlen * 2 * Config::kStored;
   MAMBATUNE_TRY(BC.reserve(channel_blocks * count));
   if (p.dA) MAMBATUNE_TRY(A.reserve(parts * p.d_inner * p.d_state));

@@ -20,15 +20,13 @@ constexpr int kScanTile = 32;
 constexpr int kTargetWarps = 1536;      // about three a scheduler on the largest cards
 constexpr int kMinTilesPerChunk = 4;
 
-template <int TheLanes, int TheStates, int TheThreads = 128, int TheWidth = 1>
+template <int TheLanes, int TheStates, int TheThreads = 128>
 struct ScanConfig {
   static constexpr int kThreads = TheThreads;                        // of a block
   static constexpr int kLanes = TheLanes;                            // threads of a channel
-  static constexpr int kStates = TheStates;                          // states of a thread, of each of its channels
-  static constexpr int kWidth = TheWidth;                            // channels of a thread, kApart from one to the next
-  static constexpr int kApart = kThreads / kLanes;
+  static constexpr int kStates = TheStates;                          // states of a thread
   static constexpr int kStored = kLanes * kStates;                   // d_state rounded up
-  static constexpr int kChannels = kApart * kWidth;                  // channels of a block
+  static constexpr int kChannels = kThreads / kLanes;                // channels of a block
   static constexpr int kElements = kScanTile * kChannels / kThreads;  // (time, channel) pairs of a thread in a tile
   static constexpr int kRowStep = kThreads / kChannels;              // time steps between two of them
 };
@@ -68,7 +66,7 @@ inline TimeSplit split_time(int64_t blocks, int warps, int64_t seqlen, int64_t e
 template <class Config>
 struct ScanPlace {
   int64_t batch, chunk, channel_block, first_row;  // first_row: batch * seqlen
-  int lane, local;                                 // lane of the channel; (first) channel in the block
+  int lane, local;                                 // lane of the channel; channel in the block
   int64_t channel;
   bool live;
   int staged_local, staged_row;
