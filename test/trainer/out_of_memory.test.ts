@@ -23,7 +23,7 @@ onBackend(bestBackend, () => {
     const trainable = model.trainableParameters();
     expect((failure as UserError).message).toMatch(
       new RegExp(
-        `^${FULL}\\.\nThe run keeps ${bytes(model.parameters.values())} of frozen weights, ${bytes(trainable.values())} that train, .* step of batches 3x24\\.`,
+        `^${FULL}\\.\nThe run keeps ${bytes(model.parameters.values())} of frozen weights, ${bytes(trainable.values())} that train, .* step of batches ${bestBackend === 'cuda' ? '3x64' : '3x24'}\\.`,
       ),
     );
     model.lossSumOn = lossSumOn;

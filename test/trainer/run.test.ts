@@ -354,7 +354,8 @@ describe('on_divergence', () => {
     });
     onTestFinished(() => spy.mockRestore());
   };
-  const settings = { save_strategy: 'steps', save_steps: 3, eval_strategy: 'no' };
+  // Recorded steps do not come through here.
+  const settings = { save_strategy: 'steps', save_steps: 3, eval_strategy: 'no', cuda_graphs: false };
 
   it('skip leaves the step out, and says where it failed', async () => {
     const project = await tinyProject();
