@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** `npm test`: everything that needs neither Python, nor a GPU, nor many minutes. */
 import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 import { findCompiler } from './native/toolchain.mjs';
@@ -22,6 +23,7 @@ export default defineConfig({
     exclude: ['test/parity/**', 'test/slow/**', 'test/cuda/**', 'node_modules/**'],
     env: withoutNative(),
     pool: 'forks',
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     testTimeout: 60_000,
     hookTimeout: 60_000,
   },
