@@ -28,8 +28,6 @@ import { planOfRun } from './run_plan.ts';
 export interface PlannedMemory {
   peak_bytes: number;
   base_weights: number;
-  /** Copies of frozen weights in another layout: training has none. */
-  packed_copies: number;
   /** Parameters that train; those of a whole model are its base weights. */
   adapter: number;
   gradients: number;
@@ -185,7 +183,6 @@ function memoryOf(device: PlannedDevice): PlannedMemory {
   return {
     peak_bytes: bytes,
     base_weights: of('base'),
-    packed_copies: 0,
     adapter: of('adapter'),
     gradients: of('gradients'),
     optimizer: of('optimizer'),

@@ -155,10 +155,12 @@ function parseYaml(
   const document = parseDocument(source, { lineCounter: lines, prettyErrors: false, stringKeys: true });
   const faults = [...document.errors, ...document.warnings];
   if (faults.length > 0) {
-    throw problemList(
-      path,
-      faults.map((fault) => ({ place: placeOf(path, fault.pos[0], lines), text: fault.message, offset: fault.pos[0] })),
-    );
+    const placed = faults.map(({ pos: [offset], message: text }) => ({
+      place: placeOf(path, offset, lines),
+      text,
+      offset,
+    }));
+    throw listError(path, inOrder(placed));
   }
   let values: unknown;
   try {
@@ -260,10 +262,6 @@ function offsetOf(document: Document, path: readonly PropertyKey[]): number {
 function placeOf(path: string, offset: number, lines: LineCounter): string {
   const { line, col } = lines.linePos(offset);
   return `${path}:${line}:${col}`;
-}
-
-function problemList(path: string, problems: PlacedProblem[]): ConfigError {
-  return listError(path, inOrder(problems));
 }
 
 function inOrder(problems: PlacedProblem[]): string[] {

@@ -12,33 +12,7 @@ import { onBackend } from '../helpers/backends.ts';
 import { temporaryFolder } from '../helpers/temporary_folder.ts';
 import { goldenAdapter } from './tiny_run.ts';
 
-const state: TrainerState = {
-  version: 1,
-  step: 7,
-  cursor: 7,
-  total_steps: 10,
-  steps_per_epoch: 5,
-  epoch: 1.4,
-  micro_step: 7,
-  tokens: 100,
-  seed: 0,
-  is_evaluated: true,
-  settings: {},
-  recorder: {
-    log_places: [0],
-    interval: { losses: [], tokens: 0, seconds: 0, last: null },
-    losses: [],
-    grad_norms: [],
-    eval_losses: [],
-    step_seconds: 0,
-    skipped_steps: 0,
-  },
-  coverage: [],
-  best: { best_metric: null, best_global_step: null, early_stopping_patience_counter: 0 },
-  lr_scheduler: null,
-  watchdog: { high_losses: 0, skips: 0 },
-  seconds: 0,
-};
+const state = JSON.parse(readFileSync('test/helpers/trainer_state.json', 'utf8')) as TrainerState;
 
 onBackend('cpu', () => {
   it('leaves the earlier checkpoint, and no other trace, when one cannot be written to its end', async () => {

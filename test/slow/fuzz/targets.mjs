@@ -124,27 +124,7 @@ async function readAdapterFolder(folder) {
 
 const inFolder = (name) => (folder) => [readFileSync(join(folder, name))];
 
-const CHECKPOINT_STATE = {
-  ...{
-    version: 1,
-    step: 7,
-    cursor: 7,
-    total_steps: 10,
-    steps_per_epoch: 5,
-    epoch: 1.4,
-    micro_step: 7,
-    tokens: 100,
-    seed: 0,
-  },
-  ...{ is_evaluated: true, settings: { 'adapter.r': 8 }, coverage: [{ name: 'a', grad_norm: 1, step: 1, tries: 0 }] },
-  recorder: {
-    ...{ log_places: [120], losses: [3, 2], grad_norms: [1, 1], step_seconds: 2, skipped_steps: 0 },
-    interval: { losses: [2], tokens: 50, seconds: 1, last: null },
-    eval_losses: [{ step: 5, epoch: 1, loss: 2.5, perplexity: 12 }],
-  },
-  best: { best_metric: 2.5, best_global_step: 5, early_stopping_patience_counter: 0 },
-  ...{ lr_scheduler: null, watchdog: { high_losses: 0, skips: 0 }, seconds: 3 },
-};
+const CHECKPOINT_STATE = JSON.parse(readFileSync('test/helpers/trainer_state.json', 'utf8'));
 
 let optimizer;
 /** Makes a whole checkpoint of the golden adapter in the folder itself. */
