@@ -10,7 +10,17 @@ declare module 'vitest' {
   }
 }
 
-const PACKAGES = ['torch', 'transformers', 'peft', 'safetensors', 'tokenizers', 'numpy', 'tensorboard'];
+const PACKAGES = [
+  'torch',
+  'transformers',
+  'peft',
+  'safetensors',
+  'tokenizers',
+  'numpy',
+  'tensorboard',
+  'pyarrow',
+  'pandas',
+];
 
 export function setup(project: TestProject): void {
   const asked = process.env.MAMBATUNE_PYTHON;
