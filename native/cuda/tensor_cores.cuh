@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of a warp on the tensor cores (PTX ISA, mma.sync): d += a b with float32 sums, each thread holding its share of the
+// fragments. With group = lane / 4 and place = lane % 4:
+//
+//   d, 16x8         d[0], d[1]: row group, columns 2 place and 2 place + 1; d[2], d[3]: the same of row group + 8
+//   a, 16x8 TF32    a[0]: (group, place), a[1]: (group + 8, place), a[2]: (group, place + 4), a[3]: (group + 8, place + 4)
+//   b, 8x8 TF32     b[0]: (place, group), b[1]: (place + 4, group)
+//   a, 16x4 TF32    a[0]: (group, place), a[1]: (group + 8, place)
+//   b, 4x8 TF32     (place, group)
+//   a, 16x16 bf16   pairs: a[0]: (group, 2 place), a[1]: (group + 8, 2 place), a[2]: (group, 2 place + 8), a[3]: (group + 8, 2 place + 8)
+//   b, 16x8 bf16    pairs: b[0]: (2 place, group), b[1]: (2 place + 8, group)
+#pragma once
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+namespace mambatune {
+namespace cuda {
+
+// Rounded to the nearest TF32, ten bits of mantissa.
+__device__ __forceinline__ uint32_t to_tf32(float x) {
+  uint32_t y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+  return y;
+}
+
+// a below b in memory order
+__device__ __forceinline__ uint32_t bfloat16_pair(float a, float b) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+__device__ __forceinline__ void mma_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ __forceinline__ void mma_16x8x4(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+  asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
+__device__ __forceinline__ void mma_16x8x16_bfloat16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+}  // namespace cuda
+}  // namespace mambatune
