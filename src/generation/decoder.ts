@@ -32,9 +32,11 @@ export interface Decoder {
   step(tokens: readonly number[]): Promise<Float32Array>;
   /**
    * Runs `tokens` and then what is likeliest after them, position by position, without coming back between. Absent where the
-   * device cannot choose.
+   * device cannot choose. It may run on beyond what it returns, up to `most`: until that many choices were taken, only `likeliest`,
+   * `selectRows` and `dispose` may be called.
+   * @param tokens the last choices, where it was called before
    * @param most positions to run, from 1
-   * @returns the likeliest token of each row [batch] after each position, at least one; the state stands before the last of them
+   * @returns the likeliest token of each row [batch] after each position, at least one
    * @throws UserError when the model gives what is not a number
    */
   likeliest?(tokens: readonly number[], most: number): Promise<Int32Array[]>;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * A decoder whose single tokens are one launch of a recorded step. The step reads the tokens and updates the state in device memory;
- * where the likeliest tokens are wanted it also writes its choice over the tokens, so that many launches follow each other without
- * the host, which reads their choices together.
+ * where the likeliest tokens are wanted it also writes its choice over the tokens, so that a series of launches follows each other
+ * without the host, which reads their choices together, and launches the next series before it hands them on.
  */
 import type { Rank, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
@@ -42,7 +42,10 @@ export function recordedDecoder(
   /** Set from the first recorded step on, in place of `decoder`'s state. */
   let recorded: { state: MambaCache; step: RecordedStep } | undefined;
   let stepsTaken = 0;
+  /** Of the next series. */
   let launches = 1;
+  /** What has run beyond what the caller knows: a series that nobody has read, or choices that were read when rows were chosen. */
+  let ahead: { after: readonly number[]; unread: number; read: Int32Array[] } | undefined;
 
   const start = (batch: number): RecordedStep => {
     if (!recorded) {
@@ -54,6 +57,7 @@ export function recordedDecoder(
   };
   /** Goes back to steps that run as they come. */
   const stop = (): Decoder => {
+    ahead = undefined;
     if (recorded) {
       const { state, step } = recorded;
       recorded = undefined;
@@ -70,11 +74,41 @@ export function recordedDecoder(
     checkIds(ids, 'inputIds', model.config.vocabSize);
     overwrite(step.tokens, ids);
   };
+  const launchSeries = (step: RecordedStep, after: readonly number[], most: number) => {
+    const unread = Math.min(launches, most, MOST_LAUNCHES);
+    launches *= 2;
+    for (let i = 0; i < unread; i++) {
+      step.recording.launch();
+      copyInto(step.choices, i * after.length, step.recording.outputs[1]);
+      copyInto(step.sums, i * after.length, step.recording.outputs[2]);
+    }
+    ahead = unread > 0 ? { after, unread, read: [] } : undefined;
+  };
+  /** The choices of `ahead`, which is over then. */
+  const takeAhead = (): Int32Array[] => {
+    if (!ahead) return [];
+    const { after, unread, read } = ahead;
+    const batch = after.length;
+    ahead = undefined;
+    if (unread === 0 || !recorded) return read;
+    const { step } = recorded;
+    const choices = step.choices.dataSync<'int32'>();
+    const sums = step.sums.dataSync<'float32'>().subarray(0, unread * batch);
+    if (!sums.every(Number.isFinite)) throw notANumber();
+    return Array.from({ length: unread }, (_, i) => choices.slice(i * batch, (i + 1) * batch));
+  };
+  const refuseAhead = (call: string) => {
+    if (ahead) throw new Error(`${call}: the decoder has run ahead; only likeliest, selectRows and dispose can follow`);
+  };
 
   return {
-    prefill: (inputIds, attentionMask) => stop().prefill(inputIds, attentionMask),
+    prefill(inputIds, attentionMask) {
+      refuseAhead('prefill');
+      return stop().prefill(inputIds, attentionMask);
+    },
     leastPositions: (batch) => decoder.leastPositions(batch),
     async step(tokens) {
+      refuseAhead('step');
       if (stepsTaken++ === 0) return decoder.step(tokens);
       const step = start(tokens.length);
       put(step, tokens);
@@ -84,6 +118,11 @@ export function recordedDecoder(
     async likeliest(tokens, most) {
       const batch = tokens.length;
       const { vocabSize } = model.config;
+      if (ahead && tokens.some((token, row) => token !== ahead?.after[row]))
+        throw new Error(
+          `likeliest: found the tokens ${tokens}; expected ${ahead.after}, after which the decoder has run on`,
+        );
+      if (ahead && ahead.unread === 0) return takeAhead();
       if (stepsTaken++ === 0) {
         const logits = await decoder.step(tokens);
         return [
@@ -91,20 +130,24 @@ export function recordedDecoder(
         ];
       }
       const step = start(batch);
-      put(step, tokens);
-      const count = Math.min(launches, most, MOST_LAUNCHES);
-      launches *= 2;
-      for (let i = 0; i < count; i++) {
-        step.recording.launch();
-        copyInto(step.choices, i * batch, step.recording.outputs[1]);
-        copyInto(step.sums, i * batch, step.recording.outputs[2]);
+      if (!ahead) {
+        put(step, tokens);
+        launchSeries(step, tokens, most);
       }
-      const [choices, sums] = await Promise.all([step.choices.data<'int32'>(), step.sums.data<'float32'>()]);
-      if (!sums.subarray(0, count * batch).every(Number.isFinite)) throw notANumber();
-      return Array.from({ length: count }, (_, i) => choices.slice(i * batch, (i + 1) * batch));
+      const choices = takeAhead();
+      launchSeries(step, [...(choices.at(-1) as Int32Array)], most - choices.length);
+      return choices;
     },
-    selectRows: (rows) => stop().selectRows(rows),
-    copyState: () => (recorded ? copyState(recorded.state) : decoder.copyState()),
+    selectRows(rows) {
+      const after = ahead && rows.map((row) => ahead?.after[row] as number);
+      const read = takeAhead().map((choices) => Int32Array.from(rows, (row) => choices[row] as number));
+      stop().selectRows(rows);
+      if (after && read.length > 0) ahead = { after, unread: 0, read };
+    },
+    copyState() {
+      refuseAhead('copyState');
+      return recorded ? copyState(recorded.state) : decoder.copyState();
+    },
     dispose: () => stop().dispose(),
   };
 }

@@ -105,6 +105,58 @@ if (process.env.MAMBATUNE_TEST_WITHOUT_NATIVE !== '1' && process.env.MAMBATUNE_T
     });
   });
 
+  it('runs on while the choices of a series are taken, as far as it may, and refuses what would see that', async () => {
+    await withModel(async (model) => {
+      const decoder = createDecoder(model);
+      await decoder.prefill([[1, 2, 3]]);
+      let token = 4;
+      const take = async (most: number) => {
+        const choices = (await decoder.likeliest?.([token], most)) as Int32Array[];
+        token = (choices.at(-1) as Int32Array)[0] as number;
+        return choices.length;
+      };
+      expect(await take(20)).toBe(1);
+      expect([await take(19), graphs.launches]).toEqual([1, 3]);
+      await expect(decoder.step([token])).rejects.toThrow('step: the decoder has run ahead');
+      expect(() => decoder.copyState()).toThrow('copyState: the decoder has run ahead');
+      await expect(decoder.likeliest?.([token + 1], 18)).rejects.toThrow(`expected ${token}, after which`);
+      expect([await take(18), graphs.launches]).toEqual([2, 7]);
+      expect([await take(16), graphs.launches]).toEqual([4, 15]);
+      expect([await take(12), graphs.launches]).toEqual([8, 19]);
+      expect([await take(4), graphs.launches]).toEqual([4, 19]);
+      decoder.copyState().dispose();
+      decoder.dispose();
+    });
+  });
+
+  it('rows can be chosen anew while it runs ahead', async () => {
+    await withModel(async (model) => {
+      const run = async (rows?: number[]) => {
+        const decoder = createDecoder(model);
+        await decoder.prefill([
+          [1, 2, 3],
+          [4, 5, 6],
+        ]);
+        const seen: number[][] = [];
+        let tokens = [7, 8];
+        while (seen.length < 30) {
+          const choices = (await decoder.likeliest?.(tokens, 30 - seen.length)) as Int32Array[];
+          tokens = [...(choices.at(-1) as Int32Array)];
+          seen.push(...choices.map((each) => [...each]));
+          if (seen.length === 4 && rows) {
+            decoder.selectRows(rows);
+            tokens = rows.map((row) => tokens[row] as number);
+          }
+        }
+        decoder.dispose();
+        return seen;
+      };
+      const expected = await run();
+      const seen = await run([1, 1, 0]);
+      expect(seen).toEqual(expected.map(([first, second], i) => (i < 4 ? [first, second] : [second, second, first])));
+    });
+  });
+
   it('copies of the state stand still, rows can be chosen anew, and a prompt can follow', async () => {
     await withModel(async (model) => {
       const run = async (decoder: Decoder) => {
