@@ -75,7 +75,10 @@ describe('a planned run', () => {
       const of = (trainer: object, data: object = {}) =>
         plan(
           project,
-          project.config({ trainer: { num_train_epochs: 1, ...trainer }, data: { shuffle: false, ...data } }),
+          project.config({
+            trainer: { num_train_epochs: 1, backend: 'native', ...trainer },
+            data: { shuffle: false, ...data },
+          }),
         );
       const ordered = await of({});
       expect(ordered).toMatchObject({ steps: 2, tokens: 16, tokens_per_epoch: 16, rows: 4 });
