@@ -141,6 +141,7 @@ napi_value rms_norm_bwd(napi_env env, napi_callback_info info) {
   p.dresidual_out = args.input<float>({p.rows, p.d_model}, true);
   p.ds = args.output<float>({p.rows, p.d_model});
   p.dweight = args.output<float>({p.d_model}, true);
+  p.scales = args.output<float>({p.rows}, true);
   return args.ok() ? args.finish(device->rms_norm_bwd(p)) : nullptr;
 }
 
@@ -181,11 +182,16 @@ napi_value lora_linear_bwd(napi_env env, napi_callback_info info) {
   p.dxa = args.output<float>({p.rows, p.r}, true);
   p.dx = args.output_rows(p.rows, in, &p.dx_row_stride, true);
   p.accumulate = args.boolean();
+  p.x_row_scale = args.input<float>({p.rows}, true);
+  p.x_col_scale = args.input<float>({in}, true);
   p.dlora_A = args.output<float>({p.r, in}, true);
   p.dlora_B = args.output<float>({out, p.r}, true);
   p.dW = args.output<float>({out, in}, true);
   p.dbias = args.output<float>({out}, true);
   if (args.ok() && !p.x && (p.dlora_A || p.dW)) args.fail("lora_linear: x is needed for the gradients of lora_A and W");
+  if (args.ok() && (!p.x_row_scale != !p.x_col_scale || (p.x_row_scale && p.dW))) {
+    args.fail("lora_linear: the scales of x's rows and columns come together, and without the gradient of W");
+  }
   if (args.ok() && !p.dy && (!p.dxa || !p.dlora_A || p.dx || p.dlora_B || p.dW || p.dbias)) {
     args.fail("lora_linear: without dy, dxa must be given and only the gradient of lora_A can be had");
   }

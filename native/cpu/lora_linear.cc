@@ -109,7 +109,13 @@ Error lora_B_gradient(const LoraLinearBwdParams& p) {
 }
 
 Error lora_A_gradient(const LoraLinearBwdParams& p, const float* dxa) {
-  return for_dropped(p, [&](int64_t row, int64_t rows, Operand dropped) {
+  Workspace scaled;
+  if (p.x_row_scale) {
+    if (Error error = scaled.reserve(p.rows * p.r)) return error;
+    for (int64_t i = 0; i < p.rows; ++i) scale_into(scaled.data + i * p.r, dxa + i * p.r, p.r, 1, p.r, p.x_row_scale[i]);
+    dxa = scaled.data;
+  }
+  const Error error = for_dropped(p, [&](int64_t row, int64_t rows, Operand dropped) {
     GemmParams g{};
     g.m = p.r, g.n = p.W.cols, g.k = rows;
     g.a = {dxa + row * p.r, p.r, true};
@@ -118,6 +124,11 @@ Error lora_A_gradient(const LoraLinearBwdParams& p, const float* dxa) {
     g.accumulate = row > 0;
     return gemm(g);
   });
+  if (error || !p.x_col_scale) return error;
+  for (int64_t k = 0; k < p.r; ++k) {
+    for (int64_t j = 0; j < p.W.cols; ++j) p.dlora_A[k * p.W.cols + j] *= p.x_col_scale[j];
+  }
+  return nullptr;
 }
 
 // dx = dropout(dxa lora_A), or that added to dx

@@ -61,17 +61,23 @@ inline Error describe_error(cudaError_t status, const char* op) {
 
 // Launches a kernel that calls wait_for_previous(), so that its start passes beside the end of the kernel before it.
 template <class... Parameters, class... Arguments>
-Error launch_early(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, const char* op, const Arguments&... arguments) {
+Error launch_early_with_memory(void (*kernel)(Parameters...), dim3 blocks, unsigned threads, size_t shared_bytes, const char* op,
+                               const Arguments&... arguments) {
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(blocks);
+  config.gridDim = blocks;
   config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream();
   config.attrs = &early;
   config.numAttrs = starts_early() ? 1 : 0;
   return describe_error(cudaLaunchKernelEx(&config, kernel, arguments...), op);
+}
+template <class... Parameters, class... Arguments>
+Error launch_early(void (*kernel)(Parameters...), dim3 blocks, unsigned threads, const char* op, const Arguments&... arguments) {
+  return launch_early_with_memory(kernel, blocks, threads, 0, op, arguments...);
 }
 
 constexpr float kLog2E = 1.4426950408889634f;

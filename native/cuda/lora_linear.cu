@@ -133,10 +133,19 @@ Error output_pass(const LoraLinearBwdParams& p, float* dxa) {
 
 Error input_pass(const LoraLinearBwdParams& p, const float* dxa) {
   const int64_t in = p.W.cols;
-  if (uses_cublas(p)) {
-    return gemm({p.r, in, p.rows, {dxa, p.r, true}, {p.x, p.x_row_stride, false}, p.dlora_A, in}, kBackwardOp);
+  if (!uses_cublas(p)) {
+    return row_pass({p.rows, in, p.r, p.x, p.x_row_stride, 1.0f, dxa, p.r, p.dlora_A, false, nullptr, nullptr, Dropout(p), p.x_row_scale,
+                     p.x_col_scale},
+                    kBackwardOp);
   }
-  return row_pass({p.rows, in, p.r, p.x, p.x_row_stride, 1.0f, dxa, p.r, p.dlora_A, false, nullptr, nullptr, Dropout(p)}, kBackwardOp);
+  Scratch scaled;
+  if (p.x_row_scale) {
+    MAMBATUNE_TRY(scaled.reserve(p.rows * p.r));
+    MAMBATUNE_TRY(scale_matrix(dxa, p.rows, p.r, p.x_row_scale, nullptr, scaled.get(), kBackwardOp));
+    dxa = scaled.get();
+  }
+  MAMBATUNE_TRY(gemm({p.r, in, p.rows, {dxa, p.r, true}, {p.x, p.x_row_stride, false}, p.dlora_A, in}, kBackwardOp));
+  return p.x_col_scale ? scale_matrix(p.dlora_A, p.r, in, nullptr, p.x_col_scale, p.dlora_A, kBackwardOp) : nullptr;
 }
 
 // dx = dy W + dropout(dxa lora_A), or that added to dx

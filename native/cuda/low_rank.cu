@@ -16,7 +16,8 @@ constexpr int kChunk = 8;       // of the rank
 constexpr int kGroupRows = 4;   // rows that a warp sums together: kGroupRows * kChunk sums, one a lane
 constexpr int kWarps = 4;
 constexpr int kManyRows = 8, kFewRows = 2;  // of y that a thread adds to: few where many would leave processors idle
-constexpr int kMergeRows = 2;   // rows of W that a thread adds to
+constexpr int kMergeRows = 4;   // rows of W that a thread adds to
+constexpr int kMergeColumns = 64;  // threads side by side
 constexpr int kPassThreads = 32 * kWarps;
 constexpr int64_t kPassBlocks = 528;   // wanted: four for each of an H100's processors
 constexpr int64_t kLeastSplitRows = 16, kMostSplitRows = 256;
@@ -78,6 +79,8 @@ __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int 
   for (int i = 0; i < kGroupRows; ++i) x[i] = p.x + min(first_row + i, p.rows - 1) * p.x_row_stride;
 #pragma unroll
   for (int k = 0; k < kChunk; ++k) factor[k] = p.factor + min(first_k + k, p.r - 1) * p.cols;
+  let_next_start();
+  wait_for_previous();
   float sums[kGroupRows * kChunk] = {};
 #pragma unroll 2
   for (int64_t col = (part * 32 + lane) * 4; col < p.cols; col += 128 * splits) {
@@ -106,6 +109,15 @@ __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int 
   }
   const int64_t row = first_row + lane / kChunk, k = first_k + lane % kChunk;
   if (row < p.rows && k < p.r) p.out[row * p.out_row_stride + k] = total;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    scale_matrix_kernel(const float* from, int64_t rows, int64_t cols, const float* row_scale, const float* col_scale, float* to) {
+  let_next_start();
+  wait_for_previous();
+  for (int64_t i = first_index(); i < rows * cols; i += index_step()) {
+    to[i] = from[i] * (row_scale ? row_scale[i / cols] : 1.0f) * (col_scale ? col_scale[i % cols] : 1.0f);
+  }
 }
 
 // Parts of a row pass: `splits` parts of the rows, `column_blocks` of the columns.
@@ -151,12 +163,15 @@ __global__ void __launch_bounds__(kPassThreads, 4) row_pass_kernel(const __grid_
       if (live && row + i < rows) x[i] = load_quad<Vector>(x_rows + (row + i) * p.x_row_stride, col, p.cols);
     }
   };
+  let_next_start();
+  wait_for_previous();
   float4 next[kGroupRows];
   fetch(next, down * kGroupRows);
   if (parts.over_rows) {
     for (int i = threadIdx.x; i < parts.split_rows * kChunk; i += kPassThreads) {
-      const int64_t k = first_k + i % kChunk;
-      memory.small[i] = i / kChunk < rows && k < p.r ? p.small[(begin + i / kChunk) * p.small_row_stride + k] : 0.0f;
+      const int64_t k = first_k + i % kChunk, row = begin + i / kChunk;
+      const bool exists = i / kChunk < rows && k < p.r;
+      memory.small[i] = exists ? p.small[row * p.small_row_stride + k] * (p.row_scale ? p.row_scale[row] : 1.0f) : 0.0f;
     }
   }
   if constexpr (OverCols) {
@@ -256,14 +271,17 @@ __device__ __forceinline__ float add_parts(const float* parts, int64_t count, in
 // Elements of over_rows by the first `row_blocks` blocks, of over_cols by the others.
 __global__ void __launch_bounds__(kThreads) add_pass_parts_kernel(const __grid_constant__ RowPass p, const PassParts parts, int64_t row_blocks) {
   constexpr int kPlaces = kThreads / kPartLanes;
+  let_next_start();
+  wait_for_previous();
   const bool is_row = blockIdx.x < row_blocks;
   const int64_t block = is_row ? blockIdx.x : blockIdx.x - row_blocks;
   const int64_t i = block * kPlaces + threadIdx.x % kPlaces;
   const int64_t size = is_row ? p.r * p.cols : p.rows * p.r;
   const float* from = is_row ? parts.over_rows : parts.over_cols;
-  const float sum = p.scale * add_parts(from + i, is_row ? parts.splits : parts.column_blocks, size, i < size);
+  float sum = p.scale * add_parts(from + i, is_row ? parts.splits : parts.column_blocks, size, i < size);
   if (threadIdx.x >= kPlaces || i >= size) return;
   if (is_row) {
+    if (p.col_scale) sum *= p.col_scale[i % p.cols];
     p.over_rows[p.transposed ? i % p.cols * p.r + i / p.cols : i] = sum;
   } else {
     p.over_cols[i] = sum;
@@ -296,6 +314,8 @@ __device__ __forceinline__ void load_factor(float4 (&f)[4], const LowRankSum& p,
 // small_quads: rows of `small` can be read four elements at a time.
 template <int Rows, bool Vector, bool Drop>
 __global__ void __launch_bounds__(kThreads) add_low_rank_kernel(const __grid_constant__ LowRankSum p, bool small_quads) {
+  let_next_start();
+  wait_for_previous();
   const int64_t quads = ceil_div(p.cols, 4), groups = ceil_div(p.rows, Rows);
   for (int64_t index = first_index(); index < quads * groups; index += index_step()) {
     const int64_t col = index % quads * 4, first_row = index / quads * Rows;
@@ -344,37 +364,51 @@ __device__ __forceinline__ void store(__nv_bfloat16* to, float4 x) {
 __device__ __forceinline__ void store(float* to, float x) { *to = x; }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 
-// kMergeRows rows and four columns a thread.
+// kMergeRows rows and four columns a thread; lora_A's rows, where they are to follow, are copied as they are. B_quads: rows of B can be
+// read four elements at a time.
 template <bool Vector, class T>
-__global__ void __launch_bounds__(kThreads) merge_low_rank_kernel(const __grid_constant__ LowRankMerge p, T* out) {
-  const int64_t quads = ceil_div(p.cols, 4), groups = ceil_div(p.rows, kMergeRows);
-  for (int64_t index = first_index(); index < quads * groups; index += index_step()) {
-    const int64_t col = index % quads * 4, first_row = index / quads * kMergeRows;
-    float4 W[kMergeRows];
+__global__ void __launch_bounds__(kThreads) merge_low_rank_kernel(const __grid_constant__ LowRankMerge p, bool B_quads, T* out) {
+  let_next_start();
+  wait_for_previous();
+  const int64_t col = (static_cast<int64_t>(blockIdx.x) * kMergeColumns + threadIdx.x % kMergeColumns) * 4;
+  const int64_t first_row = (static_cast<int64_t>(blockIdx.y) * (kThreads / kMergeColumns) + threadIdx.x / kMergeColumns) * kMergeRows;
+  const int64_t rows = p.append ? p.rows + p.r : p.rows;
+  if (col >= p.cols || first_row >= rows) return;
+  const auto row_of = [&](int i) { return min(first_row + i, rows - 1); };
+  float4 W[kMergeRows];
 #pragma unroll
-    for (int i = 0; i < kMergeRows; ++i) W[i] = load_quad<Vector>(p.W + min(first_row + i, p.rows - 1) * p.cols, col, p.cols);
-#pragma unroll 8
-    for (int64_t k = 0; k < p.r; ++k) {
-      const float4 a = load_quad<Vector>(p.A + k * p.cols, col, p.cols);
+  for (int i = 0; i < kMergeRows; ++i) {
+    const int64_t row = row_of(i);
+    W[i] = load_quad<Vector>(row < p.rows ? p.W + row * p.cols : p.A + (row - p.rows) * p.cols, col, p.cols);
+  }
+#pragma unroll 2
+  for (int64_t k = 0; k < p.r; k += 4) {
+    float4 a[4];
 #pragma unroll
-      for (int i = 0; i < kMergeRows; ++i) add_scaled(W[i], p.scale * __ldg(p.B + min(first_row + i, p.rows - 1) * p.r + k), a);
-    }
+    for (int j = 0; j < 4; ++j) a[j] = load_quad<Vector>(p.A + min(k + j, p.r - 1) * p.cols, col, p.cols);
 #pragma unroll
     for (int i = 0; i < kMergeRows; ++i) {
-      const int64_t row = first_row + i;
-      if (row >= p.rows) break;
-      T* to = out + row * p.cols + col;
-      if constexpr (Vector) {
-        store(to, W[i]);
-      } else {
-        const float values[4] = {W[i].x, W[i].y, W[i].z, W[i].w};
-        for (int j = 0; j < 4 && col + j < p.cols; ++j) store(to + j, values[j]);
-      }
+      const int64_t row = row_of(i);
+      const float* B = p.B + min(row, p.rows - 1) * p.r;
+      const float4 b = B_quads ? __ldg(reinterpret_cast<const float4*>(B + k)) : load_quad<false>(B, k, p.r);
+      const float scale = row < p.rows ? p.scale : 0.0f;
+      add_scaled(W[i], scale * b.x, a[0]);
+      add_scaled(W[i], scale * b.y, a[1]);
+      add_scaled(W[i], scale * b.z, a[2]);
+      add_scaled(W[i], scale * b.w, a[3]);
     }
   }
-  if (!p.append) return;
-  T* behind = out + p.rows * p.cols;
-  for (int64_t i = first_index(); i < p.r * p.cols; i += index_step()) store(behind + i, p.A[i]);
+#pragma unroll
+  for (int i = 0; i < kMergeRows; ++i) {
+    if (first_row + i >= rows) return;
+    T* to = out + (first_row + i) * p.cols + col;
+    if constexpr (Vector) {
+      store(to, W[i]);
+    } else {
+      const float values[4] = {W[i].x, W[i].y, W[i].z, W[i].w};
+      for (int j = 0; j < 4 && col + j < p.cols; ++j) store(to + j, values[j]);
+    }
+  }
 }
 
 // Calls with the flags as types.
@@ -410,21 +444,19 @@ Error row_pass_across(const RowPass& p, const char* op) {
   parts.over_rows = rows.get();
   parts.over_cols = cols.get();
   const dim3 grid(static_cast<unsigned>(parts.column_blocks), static_cast<unsigned>(parts.splits), static_cast<unsigned>(chunks));
+  Error error = nullptr;
   with_flags(
       [&](auto v, auto d) {
         constexpr bool kVector = decltype(v)::value, kDrop = decltype(d)::value;
-        if (p.over_cols) {
-          row_pass_kernel<Across, kVector, false, true><<<grid, kPassThreads, sizeof(Both), stream()>>>(p, parts);
-        } else {
-          row_pass_kernel<Across, kVector, kDrop, false><<<grid, kPassThreads, sizeof(RowsAlone), stream()>>>(p, parts);
-        }
+        error = p.over_cols
+                    ? launch_early_with_memory(row_pass_kernel<Across, kVector, false, true>, grid, kPassThreads, sizeof(Both), op, p, parts)
+                    : launch_early_with_memory(row_pass_kernel<Across, kVector, kDrop, false>, grid, kPassThreads, sizeof(RowsAlone), op, p, parts);
       },
       vector, p.dropout.threshold > 0);
-  MAMBATUNE_CHECK_LAUNCH(op);
+  MAMBATUNE_TRY(error);
   constexpr int64_t kPlaces = kThreads / kPartLanes;
   const int64_t row_blocks = p.over_rows ? ceil_div(p.r * p.cols, kPlaces) : 0, col_blocks = p.over_cols ? ceil_div(p.rows * p.r, kPlaces) : 0;
-  add_pass_parts_kernel<<<static_cast<unsigned>(row_blocks + col_blocks), kThreads, 0, stream()>>>(p, parts, row_blocks);
-  return describe_error(cudaGetLastError(), op);
+  return launch_early(add_pass_parts_kernel, static_cast<unsigned>(row_blocks + col_blocks), kThreads, op, p, parts, row_blocks);
 }
 
 }  // namespace
@@ -435,12 +467,18 @@ Error project(const Projection& p, const char* op) {
   const int64_t groups = ceil_div(p.rows, kGroupRows);
   const int splits = groups < 1024 ? kWarps : 1;
   const dim3 grid(static_cast<unsigned>(ceil_div(groups * splits, kWarps)), static_cast<unsigned>(ceil_div(p.r, kChunk)));
+  Error error = nullptr;
   with_flags(
       [&](auto v, auto d) {
-        project_kernel<decltype(v)::value, decltype(d)::value><<<grid, 32 * kWarps, 0, stream()>>>(p, splits);
+        error = launch_early(project_kernel<decltype(v)::value, decltype(d)::value>, grid, 32 * kWarps, op, p, splits);
       },
       vector, p.dropout.threshold > 0);
-  return describe_error(cudaGetLastError(), op);
+  return error;
+}
+
+Error scale_matrix(const float* from, int64_t rows, int64_t cols, const float* row_scale, const float* col_scale, float* to, const char* op) {
+  if (rows == 0 || cols == 0) return nullptr;
+  return launch_early(scale_matrix_kernel, blocks_for(rows * cols), kThreads, op, from, rows, cols, row_scale, col_scale, to);
 }
 
 Error row_pass(const RowPass& p, const char* op) {
@@ -456,34 +494,34 @@ Error add_low_rank(const LowRankSum& p, const char* op) {
   const bool vector = is_vector(p.cols, p.y_row_stride, p.y) && (p.transposed || aligned_to(p.factor, 16)) && aligned_to(p.bias, 16);
   const bool small_quads = is_vector(p.r, p.small_row_stride, p.small);
   const int64_t quads = ceil_div(p.cols, 4), many = quads * ceil_div(p.rows, kManyRows), few = quads * ceil_div(p.rows, kFewRows);
+  Error error = nullptr;
   with_flags(
       [&](auto v, auto d) {
         constexpr bool kVector = decltype(v)::value, kDrop = decltype(d)::value;
-        if (many < kThreads * kPassBlocks) {
-          add_low_rank_kernel<kFewRows, kVector, kDrop><<<blocks_for(few), kThreads, 0, stream()>>>(p, small_quads);
-        } else {
-          add_low_rank_kernel<kManyRows, kVector, kDrop><<<blocks_for(many), kThreads, 0, stream()>>>(p, small_quads);
-        }
+        error = many < kThreads * kPassBlocks
+                    ? launch_early(add_low_rank_kernel<kFewRows, kVector, kDrop>, blocks_for(few), kThreads, op, p, small_quads)
+                    : launch_early(add_low_rank_kernel<kManyRows, kVector, kDrop>, blocks_for(many), kThreads, op, p, small_quads);
       },
       vector, p.dropout.threshold > 0);
-  return describe_error(cudaGetLastError(), op);
+  return error;
 }
 
 Error merge_low_rank(const LowRankMerge& p, const char* op) {
   if (p.rows == 0 || p.cols == 0) return nullptr;
   const bool vector = is_vector(p.cols, p.cols, p.W) && aligned_to(p.A, 16) && aligned_to(p.out, 16) && aligned_to(p.half, 8);
-  const unsigned blocks = blocks_for(ceil_div(p.cols, 4) * ceil_div(p.rows, kMergeRows));
+  const bool B_quads = p.r % 4 == 0 && aligned_to(p.B, 16);
+  const int64_t rows = p.append ? p.rows + p.r : p.rows;
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.cols, 4 * kMergeColumns)),
+                  static_cast<unsigned>(ceil_div(rows, kMergeRows * (kThreads / kMergeColumns))));
+  Error error = nullptr;
   with_flags(
       [&](auto v) {
         constexpr bool kVector = decltype(v)::value;
-        if (p.half) {
-          merge_low_rank_kernel<kVector><<<blocks, kThreads, 0, stream()>>>(p, p.half);
-        } else {
-          merge_low_rank_kernel<kVector><<<blocks, kThreads, 0, stream()>>>(p, p.out);
-        }
+        error = p.half ? launch_early(merge_low_rank_kernel<kVector, __nv_bfloat16>, grid, kThreads, op, p, B_quads, p.half)
+                       : launch_early(merge_low_rank_kernel<kVector, float>, grid, kThreads, op, p, B_quads, p.out);
       },
       vector);
-  return describe_error(cudaGetLastError(), op);
+  return error;
 }
 
 }  // namespace cuda

@@ -21,7 +21,8 @@ struct Projection {
 Error project(const Projection& p, const char* op);
 
 // Both sums over x in one pass: over its rows and, when `factor` is given, over its columns.
-//   over_rows[k, j] = scale * sum_i small[i, k] * dropout(x)[i, j]    [r, cols], or [cols, r] when `transposed`
+//   over_rows[k, j] = scale * sum_i small[i, k] * dropout(x)[i, j]    [r, cols], or [cols, r] when `transposed`; x[i, j] stands for
+//                                                                     row_scale[i] * col_scale[j] * x[i, j] where these are given
 //   over_cols[i, k] = scale * sum_j x[i, j] * factor[j, k]            [rows, r]
 // small: [rows, r] with a row stride, null when over_rows is; factor: [cols, r], without dropout. Sums run in parts that are added
 // in order.
@@ -37,8 +38,13 @@ struct RowPass {
   const float* factor;
   float* over_cols;
   Dropout dropout;
+  const float* row_scale;  // [rows]
+  const float* col_scale;  // [cols]
 };
 Error row_pass(const RowPass& p, const char* op);
+
+// to[i, j] = row_scale[i] * col_scale[j] * from[i, j]; either scale may be null. All are contiguous; to may be from.
+Error scale_matrix(const float* from, int64_t rows, int64_t cols, const float* row_scale, const float* col_scale, float* to, const char* op);
 
 // y[i, j] += bias[j] + scale * dropout mask * sum_k small[i, k] * factor[k, j], or factor[j, k] when `transposed`;
 // bias may be null.

@@ -36,6 +36,9 @@ struct LoraLinearFwdParams : LoraLinearInputs {
 
 // Every output but an accumulated dx is overwritten; null means not wanted and costs no work.
 struct LoraLinearBwdParams : LoraLinearInputs {
+  // [rows] and [in], together or both null: x[i, j] stands for x_row_scale[i] * x_col_scale[j] * x[i, j], as a normed x does; dW is null
+  const float* x_row_scale;
+  const float* x_col_scale;
   const float* xa;  // [rows, r], row stride xa_row_stride: as written by the forward
   int64_t xa_row_stride;
   const float* dy;  // [rows, out], contiguous; null: dxa holds what an earlier call wrote there, and only dlora_A is computed

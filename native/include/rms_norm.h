@@ -26,6 +26,7 @@ struct RmsNormBwdParams {
   const float* dresidual_out;  // [rows, d_model] or null (zero): added to ds
   float* ds;                   // [rows, d_model]: the gradient of x and of residual alike
   float* dweight;              // [d_model] or null (not wanted)
+  float* scales;               // [rows] or null: rsqrt(mean(s^2) + eps) of each row
 };
 
 }  // namespace mambatune

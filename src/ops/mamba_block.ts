@@ -5,8 +5,9 @@
  *
  * Same formulas as the ops that it runs (rmsNorm, loraLinear, causalConv1d, selectiveScan); what differs is the schedule. The
  * forward keeps the norm's input, the outputs of in_proj and x_proj and the scan's checkpoints, 3 d_inner floats a position where the
- * ops by themselves keep 7. The backward computes the norm, the convolution and delta again, takes the scan's output from
- * the scan's own backward, writes gradients of the parts of one matrix side by side, and adds x_proj's gradient of u in place.
+ * ops by themselves keep 7. The backward computes the convolution and delta again, takes the scan's output from the scan's own
+ * backward and the normed input of in_proj's lora_A gradient as the norm's input by its rows' scales, writes gradients of the parts of
+ * one matrix side by side, and adds x_proj's gradient of u in place.
  */
 import type { Scalar, Tensor, Tensor1D, Tensor2D, Tensor3D } from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel } from '../autograd/engine.ts';

@@ -71,6 +71,8 @@ defineKernel('LoraLinearGrad', (backend, inputs, attrs) => {
     0,
     ...backend.rows(gradients[0]),
     false,
+    0,
+    0,
     ...gradients.slice(1).map((info) => backend.handle(info)),
   );
   return gradients.filter((info): info is TensorInfo => info !== undefined);

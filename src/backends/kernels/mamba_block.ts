@@ -76,7 +76,14 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
         backend.handle(y),
         backend.handle(residualOut),
       ),
-    normGrad: (x: TensorInfo, dy: TensorInfo, dresidualOut: TensorInfo | undefined, ds: TensorInfo) =>
+    /** scales: of the rows of x, 1 / sqrt(mean(x^2) + eps). */
+    normGrad: (
+      x: TensorInfo,
+      dy: TensorInfo,
+      dresidualOut: TensorInfo | undefined,
+      ds: TensorInfo,
+      scales?: TensorInfo,
+    ) =>
       addon.rmsNormBwd(
         device,
         rows,
@@ -88,16 +95,18 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
         backend.handle(dresidualOut),
         backend.handle(ds),
         0,
+        backend.handle(scales),
       ),
     linear: (linear: Linear, x: Rows, y: Rows, xa: Rows, bias = handle(`${linear}Bias`)) =>
       addon.loraLinearFwd(device, ...linearOperands(linear, x, bias), ...y, ...xa),
-    /** dy undefined: only A's gradient, from what an earlier call left in dxa. */
+    /** dy undefined: only A's gradient, from what an earlier call left in dxa. x is multiplied by `scales` of its rows and columns. */
     linearGrad: (
       linear: Linear,
       x: Rows,
       xa: Rows,
       dy: TensorInfo | undefined,
       into: { dxa?: TensorInfo | undefined; dx?: Rows; accumulate?: boolean; A?: TensorInfo; B?: TensorInfo },
+      scales: [number, number] = [0, 0],
     ) =>
       addon.loraLinearBwd(
         device,
@@ -107,6 +116,7 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
         backend.handle(into.dxa),
         ...(into.dx ?? NONE),
         into.accumulate ?? false,
+        ...scales,
         backend.handle(into.A),
         backend.handle(into.B),
         0,
@@ -236,17 +246,26 @@ defineKernel('MambaBlockGrad', (backend, inputs, attrs) => {
   addon.causalConv1dBwd(device, ...block.convOperands(x), backend.handle(du), ...columns(dxz, 0), 0, 0);
   release(du);
 
-  const normed = gradients.has('inProjA') ? buffer(dModel) : undefined;
-  if (normed) block.norm(s, undefined, normed);
-  const dnormed = attrs.needsInput ? buffer(dModel) : undefined;
-  block.linearGrad('inProj', whole(normed), block.lastColumns(xz, 'inProj'), dxz, {
-    dx: whole(dnormed),
-    ...adapter('inProj'),
-  });
-  release(dxz, normed);
-  if (!dnormed) return [...gradients.values()];
+  const inXa = block.lastColumns(xz, 'inProj');
+  if (!attrs.needsInput) {
+    const normed = gradients.has('inProjA') ? buffer(dModel) : undefined;
+    if (normed) block.norm(s, undefined, normed);
+    block.linearGrad('inProj', whole(normed), inXa, dxz, adapter('inProj'));
+    release(dxz, normed);
+    return [...gradients.values()];
+  }
+  // The normed input is s by the scales of its rows and by the norm's weight: lora_A's gradient is taken from s itself.
+  const { A: dInA, ...dInB } = adapter('inProj');
+  const dInXa = dInA && backend.output([rows, block.rankOf('inProj')]);
+  const dnormed = buffer(dModel);
+  block.linearGrad('inProj', NONE, inXa, dxz, { dxa: dInXa, dx: whole(dnormed), ...dInB });
+  release(dxz);
   const ds = buffer(dModel);
-  block.normGrad(s, dnormed, inputs.dresidualOut, ds);
+  const scales = dInA && backend.output([rows]);
+  block.normGrad(s, dnormed, inputs.dresidualOut, ds, scales);
   release(dnormed);
+  const scalesOfX: [number, number] = [backend.handle(scales), backend.handle(inputs.norm)];
+  if (dInA) block.linearGrad('inProj', whole(s), inXa, undefined, { dxa: dInXa, A: dInA }, scalesOfX);
+  release(dInXa, scales);
   return [ds, ...gradients.values()];
 });

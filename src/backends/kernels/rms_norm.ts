@@ -37,6 +37,7 @@ defineKernel('RmsNormGrad', (backend, inputs, attrs) => {
     backend.handle(inputs.dresidualOut),
     backend.handle(ds),
     backend.handle(dweight),
+    0,
   );
   return dweight ? [ds, dweight] : [ds];
 });
