@@ -510,7 +510,7 @@ Error zero_parameter_gradients(const SelectiveScanBwdParams& p) {
 Error selective_scan_bwd(const SelectiveScanBwdParams& p) {
   const bool parameters = p.dA || p.dD || p.ddelta_bias;
   if (p.batch == 0 || p.seqlen == 0 || p.d_inner == 0) return zero_parameter_gradients(p);
-  return with_scan_config(p.d_state, [&](auto config) {
+  return with_scan_config(p, [&](auto config) {
     using Config = decltype(config);
     if (p.seq_idx) return parameters ? scan_backward<Config, true, true>(p) : scan_backward<Config, true, false>(p);
     return parameters ? scan_backward<Config, false, true>(p) : scan_backward<Config, false, false>(p);

@@ -19,6 +19,7 @@ namespace cuda {
 constexpr int kScanTile = 32;
 constexpr int kTargetWarps = 1536;      // about three a scheduler on the largest cards
 constexpr int kMinTilesPerChunk = 4;
+constexpr int64_t kVeryFewWarps = 400, kFewWarps = 800;  // between them, twice as many with half the states each are faster
 
 template <int TheLanes, int TheStates, int TheThreads = 128>
 struct ScanConfig {
@@ -41,6 +42,16 @@ Error with_scan_config(int64_t d_state, Body body) {
   if (d_state <= 128) return body(ScanConfig<32, 4>{});
   if (d_state <= 256) return body(ScanConfig<32, 8>{});
   return "selective_scan: d_state must be at most 256 on CUDA";
+}
+
+// The same for a whole call. Where batch and channels give few warps, but not so few that time must be cut, eight threads share a
+// channel's 16 states instead of four. Checkpoints are the same in both.
+template <class Body>
+Error with_scan_config(const SelectiveScanInputs& p, Body body) {
+  using Narrow = ScanConfig<4, 4>;
+  const int64_t warps = p.batch * ceil_div(p.d_inner, Narrow::kChannels) * (Narrow::kThreads / 32);
+  if (p.d_state > 8 && p.d_state <= Narrow::kStored && warps >= kVeryFewWarps && warps < kFewWarps) return body(ScanConfig<8, 2>{});
+  return with_scan_config(p.d_state, body);
 }
 
 struct TimeSplit {

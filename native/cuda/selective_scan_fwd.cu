@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kStepLanes = 16;   // threads of a channel in the single-step kernel
 constexpr int kRound = 16;       // steps whose y are summed side by side
-constexpr int64_t kEnoughWarps = 384;  // below this, cutting time pays for evaluating the exponentials twice
+constexpr int64_t kEnoughWarps = kVeryFewWarps;  // below this, cutting time pays for evaluating the exponentials twice
 
 template <class Config>
 struct ForwardMemory {
@@ -214,7 +214,7 @@ Error selective_scan_fwd(const SelectiveScanFwdParams& p) {
     const int64_t count = p.batch * p.d_inner;
     return launch_early(scan_step_kernel, static_cast<unsigned>(ceil_div(count * kStepLanes, 256)), 256, "selective_scan", p, count);
   }
-  return with_scan_config(p.d_state, [&](auto config) {
+  return with_scan_config(p, [&](auto config) {
     using Config = decltype(config);
     return p.seq_idx ? scan_forward<Config, true>(p) : scan_forward<Config, false>(p);
   });

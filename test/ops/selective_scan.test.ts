@@ -121,6 +121,7 @@ const LONG_SHAPES: Dimensions[] = [
   { batch: 3, seqlen: 1000, dInner: 5, dState: 4 },
   { batch: 1, seqlen: 2048, dInner: 17, dState: 16 },
   { batch: 1, seqlen: 2048, dInner: 5, dState: 33 },
+  { batch: 110, seqlen: 33, dInner: 5, dState: 12 }, // eight threads a channel on CUDA
 ];
 const SMALL: Dimensions = { batch: 2, seqlen: 9, dInner: 19, dState: 5 };
 const label = ({ batch, seqlen, dInner, dState }: Dimensions) =>
