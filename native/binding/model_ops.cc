@@ -161,13 +161,29 @@ void read_lora_linear_inputs(Arguments& args, LoraLinearInputs& p, bool x_option
   p.dropout_step = args.input<uint32_t>({1}, true);
 }
 
+bool keeps_xa(const DeviceApi* device, const LoraLinearInputs& p) {
+  return p.r > 0 && (!device->lora_linear_keeps_xa || device->lora_linear_keeps_xa(p));
+}
+
+// loraLinearKeepsXa(device, the forward's operands): boolean
+napi_value lora_linear_keeps_xa(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  LoraLinearInputs p{};
+  read_lora_linear_inputs(args, p, true);
+  if (!args.ok()) return nullptr;
+  napi_value result;
+  napi_get_boolean(env, keeps_xa(device, p), &result);
+  return result;
+}
+
 napi_value lora_linear_fwd(napi_env env, napi_callback_info info) {
   Arguments args(env, info);
   const DeviceApi* device = args.device();
   LoraLinearFwdParams p{};
   read_lora_linear_inputs(args, p, false);
   p.y = args.output_rows(p.rows, p.W.rows, &p.y_row_stride);
-  p.xa = args.output_rows(p.rows, p.r, &p.xa_row_stride, p.r == 0);
+  p.xa = args.output_rows(p.rows, p.r, &p.xa_row_stride, !args.ok() || !keeps_xa(device, p));
   return args.ok() ? args.finish(device->lora_linear_fwd(p)) : nullptr;
 }
 
@@ -177,7 +193,7 @@ napi_value lora_linear_bwd(napi_env env, napi_callback_info info) {
   LoraLinearBwdParams p{};
   read_lora_linear_inputs(args, p, true);
   const int64_t out = p.W.rows, in = p.W.cols;
-  p.xa = args.input_rows(p.rows, p.r, &p.xa_row_stride, p.r == 0);
+  p.xa = args.input_rows(p.rows, p.r, &p.xa_row_stride, !args.ok() || !keeps_xa(device, p));
   p.dy = args.input<float>({p.rows, out}, true);
   p.dxa = args.output<float>({p.rows, p.r}, true);
   p.dx = args.output_rows(p.rows, in, &p.dx_row_stride, true);
@@ -189,6 +205,7 @@ napi_value lora_linear_bwd(napi_env env, napi_callback_info info) {
   p.dW = args.output<float>({out, in}, true);
   p.dbias = args.output<float>({out}, true);
   if (args.ok() && !p.x && (p.dlora_A || p.dW)) args.fail("lora_linear: x is needed for the gradients of lora_A and W");
+  if (args.ok() && p.r > 0 && !p.x && !p.xa && p.dlora_B) args.fail("lora_linear: x or xa is needed for the gradient of lora_B");
   if (args.ok() && (!p.x_row_scale != !p.x_col_scale || (p.x_row_scale && p.dW))) {
     args.fail("lora_linear: the scales of x's rows and columns come together, and without the gradient of W");
   }
@@ -332,6 +349,7 @@ const Export kExports[] = {
     {"causalConv1dBwd", causal_conv1d_bwd},
     {"rmsNormFwd", rms_norm_fwd},
     {"rmsNormBwd", rms_norm_bwd},
+    {"loraLinearKeepsXa", lora_linear_keeps_xa},
     {"loraLinearFwd", lora_linear_fwd},
     {"loraLinearBwd", lora_linear_bwd},
     {"loraEmbeddingFwd", lora_embedding_fwd},

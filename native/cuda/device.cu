@@ -109,6 +109,7 @@ DeviceApi make_device() {
   api.graph_launch = graph_launch;
   api.graph_release = graph_release;
   api.selective_scan_checkpoint_size = selective_scan_checkpoint_size;
+  api.lora_linear_keeps_xa = lora_linear_keeps_xa;
 #define MAMBATUNE_ASSIGN(op, Params) api.op = op;
   MAMBATUNE_CUDA_OPS(MAMBATUNE_ASSIGN)
 #undef MAMBATUNE_ASSIGN

@@ -9,8 +9,10 @@
 // for dx = dy W + dxa lora_A. In TF32 and bfloat16 the merged weight is rounded as W itself would be: of an update that is
 // small beside W the rounding keeps the mean, and adds noise below that of rounding W.
 //
-// The gradients of the adapter read dy once (dlora_B and dxa together) and x once (dlora_A): 4 rows (in + out) bytes. From
-// kLargeRank on, these products are cuBLAS's as well.
+// The gradients of the adapter read dy once (dlora_B and dxa together) and x once (dlora_A): 4 rows (in + out) bytes. Where the forward
+// merges and xa would cost it a pass over x of its own, xa is computed in the backward, on the way to the gradients. From kLargeRank
+// on, these products are cuBLAS's as well.
+#include "adapter_gradients.cuh"
 #include "allocator.cuh"
 #include "cublas.h"
 #include "few_rows.cuh"
@@ -81,11 +83,11 @@ Error large_product(Gemm g, const char* op) {
   return gemm(g, op);
 }
 
-Error project_input(const LoraLinearFwdParams& p) {
-  if (uses_cublas(p)) {
-    return gemm({p.rows, p.r, p.W.cols, {p.x, p.x_row_stride, false}, {p.lora_A, p.W.cols, true}, p.xa, p.xa_row_stride}, kForwardOp);
+Error project_input(const LoraLinearInputs& in, float* xa, int64_t xa_row_stride, const char* op) {
+  if (uses_cublas(in)) {
+    return gemm({in.rows, in.r, in.W.cols, {in.x, in.x_row_stride, false}, {in.lora_A, in.W.cols, true}, xa, xa_row_stride}, op);
   }
-  return project({p.rows, p.W.cols, p.r, p.x, p.x_row_stride, p.lora_A, p.xa, p.xa_row_stride, Dropout(p)}, kForwardOp);
+  return project({in.rows, in.W.cols, in.r, in.x, in.x_row_stride, in.lora_A, xa, xa_row_stride, Dropout(in)}, op);
 }
 
 // y += scaling xa lora_B^T + bias, each where there is one and `adds_adapter` asks for the first.
@@ -114,7 +116,7 @@ Error few_rows_forward(const LoraLinearFwdParams& p, bool* done) {
   }
   *done = few_rows_fit(few);
   if (!*done) return nullptr;
-  if (p.r > 0) MAMBATUNE_TRY(project_input(p));
+  if (p.r > 0) MAMBATUNE_TRY(project_input(p, p.xa, p.xa_row_stride, kForwardOp));
   return few_rows_linear(few, kForwardOp);
 }
 
@@ -148,6 +150,24 @@ Error input_pass(const LoraLinearBwdParams& p, const float* dxa) {
   return p.x_col_scale ? scale_matrix(p.dlora_A, p.r, in, nullptr, p.x_col_scale, p.dlora_A, kBackwardOp) : nullptr;
 }
 
+// The adapter's gradients of a layer that kept no xa.
+Error gradients_without_xa(LoraLinearBwdParams p) {
+  const bool aligned = aligned_to(p.x, 16) && aligned_to(p.dy, 16) && p.x_row_stride % 4 == 0;
+  if (p.dlora_A && p.dlora_B && aligned) {
+    return adapter_gradients({p.rows, p.W.cols, p.W.rows, p.r, p.x, p.x_row_stride, p.dy, p.lora_A, p.lora_B, p.scaling, p.dlora_A, p.dlora_B},
+                             kBackwardOp);
+  }
+  Scratch xa, dxa;
+  if (p.dlora_B) {
+    MAMBATUNE_TRY(xa.reserve(p.rows * p.r));
+    p.xa = xa.get(), p.xa_row_stride = p.r;
+    MAMBATUNE_TRY(project_input(p, xa.get(), p.r, kBackwardOp));
+  }
+  if (p.dlora_A) MAMBATUNE_TRY(dxa.reserve(p.rows * p.r));
+  MAMBATUNE_TRY(output_pass(p, dxa.get()));
+  return p.dlora_A ? input_pass(p, dxa.get()) : nullptr;
+}
+
 // dx = dy W + dropout(dxa lora_A), or that added to dx
 Error input_gradient(const LoraLinearBwdParams& p, const float* dxa) {
   const int64_t out = p.W.rows, in = p.W.cols;
@@ -176,6 +196,10 @@ Error weight_gradient(const LoraLinearBwdParams& p) {
 
 }  // namespace
 
+bool lora_linear_keeps_xa(const LoraLinearInputs& in) {
+  return !merges(in, in.W.rows) || uses_cublas(in) || !adapter_gradients_fit(in.W.cols, in.W.rows);
+}
+
 Error lora_linear_fwd(const LoraLinearFwdParams& p) {
   const int64_t out = p.W.rows, in = p.W.cols;
   if (p.rows == 0 || out == 0) return nullptr;
@@ -192,7 +216,7 @@ Error lora_linear_fwd(const LoraLinearFwdParams& p) {
     const int64_t columns = stacked ? out + p.r : out;
     MAMBATUNE_TRY(large_product({p.rows, columns, in, x.operand(false), W.operand(true), p.y, p.y_row_stride}, kForwardOp));
   }
-  if (p.r > 0 && !stacked) MAMBATUNE_TRY(project_input(p));
+  if (p.xa && !stacked) MAMBATUNE_TRY(project_input(p, p.xa, p.xa_row_stride, kForwardOp));
   return add_to_output(p, p.r > 0 && !merged);
 }
 
@@ -201,12 +225,16 @@ Error lora_linear_bwd(const LoraLinearBwdParams& p) {
   const bool adds = p.dx && p.r > 0 && !merges(p, p.W.rows);
   Scratch own;
   float* dxa = p.dxa;
-  if (!dxa && p.r > 0 && (adds || p.dlora_A)) {
-    MAMBATUNE_TRY(own.reserve(p.rows * p.r));
-    dxa = own.get();
+  if (p.r > 0 && !p.xa && !dxa && (p.dlora_A || p.dlora_B)) {
+    MAMBATUNE_TRY(gradients_without_xa(p));
+  } else if (p.r > 0) {
+    if (!dxa && (adds || p.dlora_A)) {
+      MAMBATUNE_TRY(own.reserve(p.rows * p.r));
+      dxa = own.get();
+    }
+    if (dxa || p.dlora_B) MAMBATUNE_TRY(output_pass(p, dxa));
+    if (p.dlora_A) MAMBATUNE_TRY(input_pass(p, dxa));
   }
-  if (p.r > 0 && (dxa || p.dlora_B)) MAMBATUNE_TRY(output_pass(p, dxa));
-  if (p.r > 0 && p.dlora_A) MAMBATUNE_TRY(input_pass(p, dxa));
   if (p.dW) MAMBATUNE_TRY(weight_gradient(p));
   if (p.dbias && p.W.rows > 0) MAMBATUNE_TRY(column_sums(p.dy, p.dbias, p.rows, p.W.rows, kBackwardOp));
   return p.dx ? input_gradient(p, dxa) : nullptr;

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// All of these are bound by reading or writing the large matrix once, 16 bytes a load; eight of the small one's rows or columns
-// are worked on at a time, more by reading the large one again.
+// All of these are bound by reading or writing the large matrix once, 16 bytes a load; kChunk of the small one's rows or
+// columns are worked on at a time, more by reading the large one again.
 #include "low_rank.cuh"
 
 #include <algorithm>
 #include <type_traits>
 
-#include "launch.cuh"
+#include "low_rank_detail.cuh"
 
 namespace mambatune {
 namespace cuda {
 namespace {
 
-constexpr int kChunk = 8;       // of the rank
 constexpr int kGroupRows = 4;   // rows that a warp sums together: kGroupRows * kChunk sums, one a lane
 constexpr int kWarps = 4;
 constexpr int kManyRows = 8, kFewRows = 2;  // of y that a thread adds to: few where many would leave processors idle
@@ -21,15 +20,6 @@ constexpr int kMergeColumns = 64;  // threads side by side
 constexpr int kPassThreads = 32 * kWarps;
 constexpr int64_t kPassBlocks = 528;   // wanted: four for each of an H100's processors
 constexpr int64_t kLeastSplitRows = 16, kMostSplitRows = 256;
-constexpr int kPartLanes = 4;   // parts added side by side
-
-// Four neighbouring elements of a row; beyond the row's end zero.
-template <bool Vector>
-__device__ __forceinline__ float4 load_quad(const float* row, int64_t col, int64_t cols) {
-  if constexpr (Vector) return *reinterpret_cast<const float4*>(row + col);
-  return make_float4(row[col], col + 1 < cols ? row[col + 1] : 0.0f, col + 2 < cols ? row[col + 2] : 0.0f,
-                     col + 3 < cols ? row[col + 3] : 0.0f);
-}
 
 template <bool Vector>
 __device__ __forceinline__ float4 dropout_quad(const Dropout& dropout, int64_t row, int64_t col) {
@@ -39,31 +29,6 @@ __device__ __forceinline__ float4 dropout_quad(const Dropout& dropout, int64_t r
 }
 
 __device__ __forceinline__ float4 multiply(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
-
-__device__ __forceinline__ void add_scaled(float4& sum, float scale, float4 x) {
-  sum.x = fmaf(scale, x.x, sum.x);
-  sum.y = fmaf(scale, x.y, sum.y);
-  sum.z = fmaf(scale, x.z, sum.z);
-  sum.w = fmaf(scale, x.w, sum.w);
-}
-
-__device__ __forceinline__ float add_dot(float sum, float4 a, float4 b) {
-  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
-}
-
-// Every lane comes with 2 * Half partial sums and leaves with the total of the one of its number.
-template <int Half>
-__device__ __forceinline__ float transposing_sum(float* sums) {
-  const bool upper = threadIdx.x & Half;
-#pragma unroll
-  for (int i = 0; i < Half; ++i) {
-    const float sent = upper ? sums[i] : sums[i + Half];
-    const float kept = upper ? sums[i + Half] : sums[i];
-    sums[i] = kept + __shfl_xor_sync(0xffffffffu, sent, Half);
-  }
-  if constexpr (Half > 1) return transposing_sum<Half / 2>(sums);
-  return sums[0];
-}
 
 // A group of `splits` warps (1 or kWarps) projects kGroupRows rows, each warp every splits-th part of them.
 template <bool Vector, bool Drop>
@@ -249,23 +214,6 @@ __global__ void __launch_bounds__(kPassThreads, 4) row_pass_kernel(const __grid_
       if (k < p.r) parts.over_cols[(blockIdx.x * p.rows + begin + i / kChunk) * p.r + k] = sum;
     }
   }
-}
-
-// sum over i of parts[i * size] for this thread's element, by kPartLanes rows of the block.
-__device__ __forceinline__ float add_parts(const float* parts, int64_t count, int64_t size, bool live) {
-  __shared__ float sums[kPartLanes][kThreads / kPartLanes];
-  const int place = threadIdx.x % (kThreads / kPartLanes), lane = threadIdx.x / (kThreads / kPartLanes);
-  float sum = 0.0f;
-  if (live) {
-#pragma unroll 8
-    for (int64_t i = lane; i < count; i += kPartLanes) sum += parts[i * size];
-  }
-  sums[lane][place] = sum;
-  __syncthreads();
-  sum = sums[0][place];
-#pragma unroll
-  for (int i = 1; i < kPartLanes; ++i) sum += sums[i][place];
-  return sum;
 }
 
 // Elements of over_rows by the first `row_blocks` blocks, of over_cols by the others.

@@ -37,6 +37,7 @@ MAMBATUNE_CUDA_OPS(MAMBATUNE_DECLARE)
 #undef MAMBATUNE_DECLARE
 
 size_t selective_scan_checkpoint_size(int64_t batch, int64_t seqlen, int64_t d_inner, int64_t d_state);
+bool lora_linear_keeps_xa(const LoraLinearInputs& in);
 
 // graphs.cu
 Error graph_begin();

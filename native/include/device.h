@@ -21,7 +21,7 @@ namespace mambatune {
 
 using Error = const char*;
 
-constexpr uint32_t kDeviceAbi = 4;
+constexpr uint32_t kDeviceAbi = 5;
 
 struct MemoryStats {
   uint64_t live_bytes;     // in use by buffers now
@@ -73,6 +73,8 @@ struct DeviceApi {
   Error (*causal_conv1d_bwd)(const CausalConv1dBwdParams&);
   Error (*rms_norm_fwd)(const RmsNormFwdParams&);
   Error (*rms_norm_bwd)(const RmsNormBwdParams&);
+  // Whether the backward wants the xa of the forward; null: always.
+  bool (*lora_linear_keeps_xa)(const LoraLinearInputs&);
   Error (*lora_linear_fwd)(const LoraLinearFwdParams&);
   Error (*lora_linear_bwd)(const LoraLinearBwdParams&);
   Error (*lora_embedding_fwd)(const LoraEmbeddingFwdParams&);

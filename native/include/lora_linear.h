@@ -30,8 +30,8 @@ struct LoraLinearInputs {
 struct LoraLinearFwdParams : LoraLinearInputs {
   float* y;              // [rows, out], row stride y_row_stride
   int64_t y_row_stride;
-  float* xa;             // [rows, r], row stride xa_row_stride: dropout(x) lora_A^T, kept for the backward; null when r is 0. May
-  int64_t xa_row_stride;  // lie behind y in the same rows, where a device can compute both in one product
+  float* xa;             // [rows, r], row stride xa_row_stride: dropout(x) lora_A^T, kept for the backward; null when r is 0 or the
+  int64_t xa_row_stride;  // device does not keep it. May lie behind y in the same rows, where a device can compute both in one product
 };
 
 // Every output but an accumulated dx is overwritten; null means not wanted and costs no work.
@@ -39,7 +39,7 @@ struct LoraLinearBwdParams : LoraLinearInputs {
   // [rows] and [in], together or both null: x[i, j] stands for x_row_scale[i] * x_col_scale[j] * x[i, j], as a normed x does; dW is null
   const float* x_row_scale;
   const float* x_col_scale;
-  const float* xa;  // [rows, r], row stride xa_row_stride: as written by the forward
+  const float* xa;  // [rows, r], row stride xa_row_stride: as written by the forward; null when r is 0 or the device does not keep it: x is needed then
   int64_t xa_row_stride;
   const float* dy;  // [rows, out], contiguous; null: dxa holds what an earlier call wrote there, and only dlora_A is computed
   float* dxa;       // [rows, r] or null: scaling * dy lora_B, written when there is a dy

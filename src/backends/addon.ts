@@ -59,6 +59,8 @@ export interface Addon {
   causalConv1dBwd: Call;
   rmsNormFwd: Call;
   rmsNormBwd: Call;
+  /** Of the forward's operands: whether its backward wants xa. */
+  loraLinearKeepsXa(device: number, ...operands: (number | boolean)[]): boolean;
   loraLinearFwd: Call;
   loraLinearBwd: Call;
   loraEmbeddingFwd: Call;

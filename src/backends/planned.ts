@@ -120,6 +120,7 @@ function countingAddon(ledger: Ledger, native: Addon | undefined): Addon {
     release: ledger.release,
     memoryStats: ledger.stats,
     read: () => {},
+    loraLinearKeepsXa: () => true,
     ...(native && { selectiveScanCheckpointSize: native.selectiveScanCheckpointSize }),
     linearCrossEntropy: (_, rows, columns, vocabulary) =>
       ledger.borrow(lossBytes(Number(rows), Number(columns), Number(vocabulary)), LOGITS),

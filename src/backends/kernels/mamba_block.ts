@@ -61,9 +61,13 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
     /** Of a matrix whose last columns are an adapter's projected input; nothing without the adapter. */
     lastColumns: (info: TensorInfo, linear: Linear): Rows =>
       rankOf(linear) > 0 ? columns(info, (info.shape[2] as number) - rankOf(linear)) : NONE,
-    /** Room for an adapter's projected input of its own. */
-    projected: (linear: Linear) => (rankOf(linear) > 0 ? backend.output([rows, rankOf(linear)]) : undefined),
-    whole: (info: TensorInfo | undefined): Rows => (info ? [backend.handle(info), 0, 0] : NONE),
+    /** Room for an adapter's projected input of its own; empty where the device does not keep that. */
+    projected: (linear: Linear) => {
+      if (rankOf(linear) === 0) return undefined;
+      const keeps = addon.loraLinearKeepsXa(device, ...linearOperands(linear, NONE, 0));
+      return backend.output([keeps ? rows : 0, rankOf(linear)]);
+    },
+    whole: (info: TensorInfo | undefined): Rows => (info && info.shape[0] !== 0 ? [backend.handle(info), 0, 0] : NONE),
     norm: (x: TensorInfo, residual: TensorInfo | undefined, y: TensorInfo, residualOut?: TensorInfo) =>
       addon.rmsNormFwd(
         device,
@@ -141,7 +145,7 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
  * inputs: hidden, residual?, norm, convWeight, convBias?, A, D, seqIdx?, dropoutStep?, and W, Bias?, A?, B? of each projection behind
  * its name; attrs: eps, seed, settings (scaling, dropout, offset of each projection), saves. Outputs: out, hidden + residual when
  * there is a residual, and with `saves`: xz and dbc, whose last columns are the projected inputs of their adapters, checkpoints,
- * dtProjXa?, outProjXa?.
+ * dtProjXa?, outProjXa?, empty where the device does not keep them.
  */
 defineKernel('MambaBlock', (backend, inputs, attrs) => {
   const { addon, device } = backend;
@@ -202,11 +206,14 @@ defineKernel('MambaBlockGrad', (backend, inputs, attrs) => {
   const x = columns(xz, 0);
   const [dtXa, outXa] = [inputs.dtProjXa, inputs.outProjXa];
 
-  // out_proj: the gradient of lora_A waits for the scan's output.
-  const { A: dOutA, ...dOutB } = adapter('outProj');
-  const dxa = dOutA && backend.output([rows, block.rankOf('outProj')]);
+  // out_proj: the gradient of lora_A waits for the scan's output, and that of lora_B where xa was not kept.
+  const dout = required(inputs, 'dout');
+  const { A: dOutA, B: dOutB } = adapter('outProj');
+  const keptXa = outXa?.shape[0] !== 0;
+  const dxa = dOutA && keptXa ? backend.output([rows, block.rankOf('outProj')]) : undefined;
   const dscan = buffer(dInner);
-  block.linearGrad('outProj', NONE, whole(outXa), required(inputs, 'dout'), { dxa, dx: whole(dscan), ...dOutB });
+  const early = { dxa, dx: whole(dscan), ...(dOutB && keptXa && { B: dOutB }) };
+  block.linearGrad('outProj', NONE, whole(outXa), dout, early);
 
   const u = buffer(dInner);
   addon.causalConv1dFwd(device, ...block.convOperands(x), backend.handle(u), 0);
@@ -231,9 +238,10 @@ defineKernel('MambaBlockGrad', (backend, inputs, attrs) => {
     ...columns(ddbc, dtRank + dState),
     ...columns(dxz, dInner),
     ...[0, 0, 0, 0],
-    dOutA ? backend.handle(dscan) : 0,
+    dOutA || (dOutB && !keptXa) ? backend.handle(dscan) : 0,
   );
-  if (dOutA) block.linearGrad('outProj', whole(dscan), whole(outXa), undefined, { dxa, A: dOutA });
+  if (!keptXa) block.linearGrad('outProj', whole(dscan), NONE, dout, adapter('outProj'));
+  else if (dOutA) block.linearGrad('outProj', whole(dscan), whole(outXa), undefined, { dxa, A: dOutA });
   release(dscan, dxa);
   block.linearGrad('dtProj', columns(dbc, 0), whole(dtXa), delta, { dx: columns(ddbc, 0), ...adapter('dtProj') });
   release(delta);
