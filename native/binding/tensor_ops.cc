@@ -256,10 +256,25 @@ napi_value softmax(napi_env env, napi_callback_info info) {
   return args.ok() ? args.finish(device->softmax(p)) : nullptr;
 }
 
+napi_value choose_likeliest(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  ChooseLikeliestParams p{};
+  p.rows = args.size();
+  p.cols = args.size();
+  p.slots = args.size();
+  if (args.ok() && p.slots == 0) args.fail("choose_likeliest: there must be a slot for a choice");
+  p.logits = args.input<float>({p.rows, p.cols});
+  p.tokens = args.output<int32_t>({p.rows});
+  p.choices = args.output<int32_t>({p.slots, p.rows});
+  p.counts = args.output<int32_t>({p.rows});
+  return args.ok() ? args.finish(device->choose_likeliest(p)) : nullptr;
+}
+
 const Export kExports[] = {
     {"unary", unary},   {"binary", binary}, {"select", select},           {"reduce", reduce}, {"cumsum", cumsum},
     {"matmul", matmul}, {"gather", gather}, {"stridedCopy", strided_copy}, {"cast", cast},
-    {"fill", fill},     {"softmax", softmax},
+    {"fill", fill},     {"softmax", softmax}, {"chooseLikeliest", choose_likeliest},
 };
 
 }  // namespace

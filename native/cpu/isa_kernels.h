@@ -28,7 +28,8 @@
   X(gather, GatherParams)                          \
   X(cast, CastParams)                              \
   X(fill, FillParams)                              \
-  X(softmax, SoftmaxParams)
+  X(softmax, SoftmaxParams)                        \
+  X(choose_likeliest, ChooseLikeliestParams)
 
 namespace mambatune {
 

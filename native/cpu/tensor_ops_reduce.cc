@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reductions, running sums and softmax. Long sums are cut into blocks of fixed size whose partial sums are added in
+// Reductions, running sums, softmax and greedy choice. Long sums are cut into blocks of fixed size whose partial sums are added in
 // float64, so results do not depend on the number of threads.
 #include "../include/device.h"
 #include "tensor_ops_detail.h"
@@ -247,6 +247,17 @@ void cumulate(const CumsumParams& p) {
   });
 }
 
+// Index of the first of the largest elements; -1 where one is NaN or none is above -infinity.
+int64_t first_largest(const float* x, int64_t size) {
+  int64_t best = -1;
+  float largest = -INFINITY;
+  for (int64_t i = 0; i < size; ++i) {
+    if (x[i] != x[i]) return -1;
+    if (x[i] > largest) largest = x[best = i];
+  }
+  return best;
+}
+
 void softmax_row(const float* x, float* y, int64_t cols) {
   const float top = max_run(x, cols);
   Vec sum = {};
@@ -288,6 +299,19 @@ Error softmax(const SoftmaxParams& p) {
   if (p.cols == 0) return nullptr;
   for_each_block(p.rows, units_per_task(p.cols), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) softmax_row(p.x + row * p.cols, p.y + row * p.cols, p.cols);
+  });
+  return nullptr;
+}
+
+Error choose_likeliest(const ChooseLikeliestParams& p) {
+  for_each_block(p.rows, units_per_task(p.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t choice = first_largest(p.logits + row * p.cols, p.cols);
+      p.tokens[row] = static_cast<int32_t>(choice < 0 ? 0 : choice);
+      const uint32_t count = static_cast<uint32_t>(p.counts[row]);
+      p.choices[count % p.slots * p.rows + row] = static_cast<int32_t>(choice);
+      p.counts[row] = static_cast<int32_t>(count + 1);
+    }
   });
   return nullptr;
 }

@@ -59,7 +59,8 @@ inline Error describe_error(cudaError_t status, const char* op) {
 // After a launch: returns its error, if any, from the enclosing function.
 #define MAMBATUNE_CHECK_LAUNCH(op) MAMBATUNE_TRY(::mambatune::cuda::describe_error(cudaGetLastError(), op))
 
-// Launches a kernel that calls wait_for_previous(), so that its start passes beside the end of the kernel before it.
+// Launches a kernel that calls wait_for_previous(), so that its start passes beside the end of the kernel before it; `shared_bytes` of
+// dynamic shared memory.
 template <class... Parameters, class... Arguments>
 Error launch_early_with_memory(void (*kernel)(Parameters...), dim3 blocks, unsigned threads, size_t shared_bytes, const char* op,
                                const Arguments&... arguments) {
@@ -110,6 +111,9 @@ __device__ __forceinline__ void let_next_start() {
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
+
+// Asks for the 128 bytes around an address, of whatever state they are in: nothing is read.
+__device__ __forceinline__ void prefetch_to_l2(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
 __device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.0f + exp2_fast(-kLog2E * x)); }
 

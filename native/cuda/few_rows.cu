@@ -15,19 +15,6 @@ namespace {
 constexpr int kAhead = 6;            // vectors of W on their way
 constexpr int64_t kShortRow = 128;   // elements
 
-// Sixteen bytes of a weight as floats.
-__device__ __forceinline__ void widen(float (&to)[4], const uint4& bits) {
-  to[0] = __uint_as_float(bits.x), to[1] = __uint_as_float(bits.y), to[2] = __uint_as_float(bits.z), to[3] = __uint_as_float(bits.w);
-}
-__device__ __forceinline__ void widen(float (&to)[8], const uint4& bits) {
-  const unsigned pairs[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    to[2 * i] = __uint_as_float(pairs[i] << 16);
-    to[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
-  }
-}
-
 template <class Element, int Rows, int Lanes>
 __global__ void __launch_bounds__(kThreads) few_rows_kernel(const __grid_constant__ FewRows p, const Element* weight) {
   constexpr int kWidth = 16 / sizeof(Element), kStep = Lanes * kWidth;

@@ -29,6 +29,19 @@ struct FewRows {
   bool frozen;  // the kernel just before this one does not write W
 };
 
+// Sixteen bytes of a weight as floats.
+__device__ __forceinline__ void widen(float (&to)[4], const uint4& bits) {
+  to[0] = __uint_as_float(bits.x), to[1] = __uint_as_float(bits.y), to[2] = __uint_as_float(bits.z), to[3] = __uint_as_float(bits.w);
+}
+__device__ __forceinline__ void widen(float (&to)[8], const uint4& bits) {
+  const unsigned pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    to[2 * i] = __uint_as_float(pairs[i] << 16);
+    to[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+  }
+}
+
 // Whether the kernel takes these rows and this alignment.
 bool few_rows_fit(const FewRows& p);
 Error few_rows_linear(const FewRows& p, const char* op);

@@ -14,6 +14,7 @@
   X(lora_linear_bwd, LoraLinearBwdParams)          \
   X(lora_embedding_fwd, LoraEmbeddingFwdParams)    \
   X(lora_embedding_bwd, LoraEmbeddingBwdParams)    \
+  X(mamba_layer_step, MambaLayerStepParams)        \
   X(linear_cross_entropy, LinearCrossEntropyParams) \
   X(global_norm, GlobalNormParams)                 \
   X(adamw_step, AdamwStepParams)                   \
@@ -27,7 +28,8 @@
   X(gather, GatherParams)                          \
   X(cast, CastParams)                              \
   X(fill, FillParams)                              \
-  X(softmax, SoftmaxParams)
+  X(softmax, SoftmaxParams)                        \
+  X(choose_likeliest, ChooseLikeliestParams)
 
 namespace mambatune {
 namespace cuda {

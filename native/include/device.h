@@ -12,6 +12,7 @@
 #include "linear_cross_entropy.h"
 #include "lora_embedding.h"
 #include "lora_linear.h"
+#include "mamba_layer_step.h"
 #include "rms_norm.h"
 #include "selective_scan.h"
 #include "tensor_ops.h"
@@ -79,6 +80,7 @@ struct DeviceApi {
   Error (*lora_linear_bwd)(const LoraLinearBwdParams&);
   Error (*lora_embedding_fwd)(const LoraEmbeddingFwdParams&);
   Error (*lora_embedding_bwd)(const LoraEmbeddingBwdParams&);
+  Error (*mamba_layer_step)(const MambaLayerStepParams&);  // null: the addon runs the device's other ops one after the other
   Error (*linear_cross_entropy)(const LinearCrossEntropyParams&);
   Error (*global_norm)(const GlobalNormParams&);
   Error (*adamw_step)(const AdamwStepParams&);
@@ -94,6 +96,7 @@ struct DeviceApi {
   Error (*cast)(const CastParams&);
   Error (*fill)(const FillParams&);
   Error (*softmax)(const SoftmaxParams&);
+  Error (*choose_likeliest)(const ChooseLikeliestParams&);
 };
 
 const DeviceApi* cpu_device();

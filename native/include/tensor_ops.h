@@ -58,4 +58,14 @@ struct FillParams { DType dtype; int64_t size; double value; void* y; };
 // Row-wise softmax of [rows, cols].
 struct SoftmaxParams { int64_t rows, cols; const float* x; float* y; };
 
+// The first of each row's largest logits: into tokens, and into choices at [counts[row] % slots, row], after which counts[row] goes up
+// by one. A row with a NaN, or with nothing above -infinity, gives -1 in choices and 0 in tokens.
+struct ChooseLikeliestParams {
+  int64_t rows, cols, slots;
+  const float* logits;  // [rows, cols]
+  int32_t* tokens;      // [rows]
+  int32_t* choices;     // [slots, rows]
+  int32_t* counts;      // [rows]
+};
+
 }  // namespace mambatune

@@ -81,6 +81,7 @@ export interface Addon {
   cast: Call;
   fill: Call;
   softmax: Call;
+  chooseLikeliest: Call;
 }
 
 export interface AddonLoad {

@@ -7,28 +7,16 @@ import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { DEVICE_INDEX } from './addon.ts';
 import { DeviceBackend } from './device_backend.ts';
+import {
+  layerArguments,
+  ROWS_AT_ONCE,
+  type StepLayer,
+  type StepLinear,
+  scratchFloats,
+  WEIGHT_KIND,
+} from './layer_step.ts';
 
-/** W [out, in], or [vocab_size, d_model] with lora_A [r, vocab_size] and lora_B [d_model, r] for an embedding. */
-export interface StepLinear {
-  weight: Tensor;
-  bias: Tensor | null;
-  lora: { A: Tensor; B: Tensor; scaling: number } | null;
-}
-
-export interface StepLayer {
-  /** [d_model] */
-  norm: Tensor;
-  inProj: StepLinear;
-  /** [d_inner, d_conv], or with an axis of 1 between. */
-  convWeight: Tensor;
-  convBias: Tensor | null;
-  xProj: StepLinear;
-  dtProj: StepLinear;
-  /** [d_inner, d_state]: -exp(A_log) */
-  A: Tensor;
-  D: Tensor;
-  outProj: StepLinear;
-}
+export type { StepLayer, StepLinear };
 
 /** Parameters, which must not be disposed of while a step uses them. */
 export interface StepModel {
@@ -68,9 +56,6 @@ export function hasMambaStep(): boolean {
   return backend instanceof DeviceBackend && backend.device === DEVICE_INDEX.native;
 }
 
-/** Rows of one product with the head: as mamba_layer_step.cc, so that a row's bits do not depend on the batch. */
-const ROWS_AT_ONCE = 8;
-
 /** Prepares steps of a batch. @throws when the current backend has none */
 export function createMambaStep(model: StepModel, state: StepState): MambaStep {
   const backend = tf.backend();
@@ -84,17 +69,13 @@ export function createMambaStep(model: StepModel, state: StepState): MambaStep {
     own.push(info);
     return backend.handle(info);
   };
-  const handle = (tensor: Tensor | null) => backend.handle(tensor ?? undefined);
-  const kind = model.isBfloat16 ? 2 : 1;
-  const linear = ({ weight, bias, lora }: StepLinear) => [
-    ...[handle(weight), kind, handle(bias)],
-    ...(lora ? [lora.A.shape[0] as number, handle(lora.A), handle(lora.B), lora.scaling] : [0, 0, 0, 1]),
-  ];
+  const handle = (tensor: TensorInfo | null) => backend.handle(tensor ?? undefined);
+  const kind = model.isBfloat16 ? WEIGHT_KIND.frozenBfloat16 : WEIGHT_KIND.frozen;
 
   const ids = allocate([batch], 'int32');
   const hidden = allocate([batch, dModel]);
   const residuals = [allocate([batch, dModel]), allocate([batch, dModel])] as const;
-  const scratch = allocate([Math.max(...model.layers.map((layer) => scratchFloats(layer, dModel)))]);
+  const scratch = allocate([Math.max(...model.layers.map((layer) => scratchFloats(backend, layer, dModel)))]);
   // The embeddings are the first residual; each layer adds its input to it, and the final norm the last layer's output.
   const { embeddings, layers } = model;
   const lookUp = [
@@ -103,12 +84,9 @@ export function createMambaStep(model: StepModel, state: StepState): MambaStep {
     residuals[0],
   ];
   const layerCalls = layers.map((layer, i) => {
-    const { dInner, dState, dConv, dtRank } = sizesOf(layer);
     const [before, after] = i % 2 === 1 ? residuals : [residuals[1], residuals[0]];
     return [
-      ...[batch, dModel, dInner, dState, dConv, dtRank, model.eps, handle(layer.norm)],
-      ...[...linear(layer.inProj), handle(layer.convWeight), handle(layer.convBias)],
-      ...[...linear(layer.xProj), ...linear(layer.dtProj), handle(layer.A), handle(layer.D), ...linear(layer.outProj)],
+      ...layerArguments(backend, layer, { rows: batch, dModel, eps: model.eps, kind }),
       ...[handle(state.convStates[i] as Tensor), handle(state.ssmStates[i] as Tensor)],
       ...(i === 0 ? [residuals[0], 0, 0] : [hidden, before, after]),
       ...[hidden, scratch],
@@ -142,17 +120,4 @@ export function createMambaStep(model: StepModel, state: StepState): MambaStep {
       for (const { dataId } of own) backend.disposeData(dataId);
     },
   };
-}
-
-function sizesOf({ convWeight, A, dtProj }: StepLayer) {
-  const [dInner, dConv] = [convWeight.shape[0] as number, convWeight.shape.at(-1) as number];
-  return { dInner, dConv, dState: A.shape[1] as number, dtRank: dtProj.weight.shape[1] as number };
-}
-
-/** What mamba_layer_step.cc works in. */
-function scratchFloats(layer: StepLayer, dModel: number): number {
-  const { dInner, dState, dtRank } = sizesOf(layer);
-  const linears = [layer.inProj, layer.xProj, layer.dtProj, layer.outProj];
-  const mostR = Math.max(...linears.map(({ lora }) => lora?.A.shape[0] ?? 0));
-  return ROWS_AT_ONCE * (dModel + 5 * dInner + dtRank + 2 * dState + mostR);
 }

@@ -4,9 +4,9 @@
  * where the likeliest tokens are wanted it also writes its choice over the tokens, so that a series of launches follows each other
  * without the host, which reads their choices together, and launches the next series before it hands them on.
  */
-import type { Rank, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import type { Rank, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
-import { copyInto, overwrite, type Recording, record } from '../backends/graphs.ts';
+import { chooseLikeliest, copyInto, overwrite, type Recording, record } from '../backends/graphs.ts';
 import { UserError } from '../errors.ts';
 import { type MambaCache, makeState } from '../model/backbone.ts';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
@@ -21,11 +21,11 @@ const MOST_LAUNCHES = 16;
 interface RecordedStep {
   /** int32 [batch, 1]: read, then written over with the likeliest. */
   tokens: Tensor2D;
-  /** The choices of the launches since the last reading, int32 [MOST_LAUNCHES * batch]. */
-  choices: Tensor1D;
-  /** Sums of the hidden states that they were made from: not finite where a logit cannot be trusted. */
-  sums: Tensor1D;
-  recording: Recording<[logits: Tensor2D, likeliest: Tensor, sum: Tensor]>;
+  /** int32 [MOST_LAUNCHES, batch]: the choice of each launch, in the slot of its number % MOST_LAUNCHES; -1 where there is none. */
+  choices: Tensor2D;
+  /** int32 [batch]: how many launches there were. */
+  counts: Tensor1D;
+  recording: Recording<[logits: Tensor2D]>;
 }
 
 /**
@@ -40,20 +40,19 @@ export function recordedDecoder(
 ): Decoder {
   let decoder = base;
   /** Set from the first recorded step on, in place of `decoder`'s state. */
-  let recorded: { state: MambaCache; step: RecordedStep } | undefined;
+  let recorded: { state: MambaCache; step: RecordedStep; launched: number } | undefined;
   let stepsTaken = 0;
   /** Of the next series. */
   let launches = 1;
   /** What has run beyond what the caller knows: a series that nobody has read, or choices that were read when rows were chosen. */
   let ahead: { after: readonly number[]; unread: number; read: Int32Array[] } | undefined;
 
-  const start = (batch: number): RecordedStep => {
-    if (!recorded) {
-      const state = decoder.copyState();
-      decoder.dispose();
-      recorded = { state, step: recordStep(model, state, batch) };
-    }
-    return recorded.step;
+  const start = (batch: number) => {
+    if (recorded) return recorded;
+    const state = decoder.copyState();
+    decoder.dispose();
+    recorded = { state, step: recordStep(model, state, batch), launched: 0 };
+    return recorded;
   };
   /** Goes back to steps that run as they come. */
   const stop = (): Decoder => {
@@ -74,14 +73,14 @@ export function recordedDecoder(
     checkIds(ids, 'inputIds', model.config.vocabSize);
     overwrite(step.tokens, ids);
   };
-  const launchSeries = (step: RecordedStep, after: readonly number[], most: number) => {
+  const launch = (current: NonNullable<typeof recorded>) => {
+    current.launched++;
+    current.step.recording.launch();
+  };
+  const launchSeries = (current: NonNullable<typeof recorded>, after: readonly number[], most: number) => {
     const unread = Math.min(launches, most, MOST_LAUNCHES);
     launches *= 2;
-    for (let i = 0; i < unread; i++) {
-      step.recording.launch();
-      copyInto(step.choices, i * after.length, step.recording.outputs[1]);
-      copyInto(step.sums, i * after.length, step.recording.outputs[2]);
-    }
+    for (let i = 0; i < unread; i++) launch(current);
     ahead = unread > 0 ? { after, unread, read: [] } : undefined;
   };
   /** The choices of `ahead`, which is over then. */
@@ -91,11 +90,14 @@ export function recordedDecoder(
     const batch = after.length;
     ahead = undefined;
     if (unread === 0 || !recorded) return read;
-    const { step } = recorded;
-    const choices = step.choices.dataSync<'int32'>();
-    const sums = step.sums.dataSync<'float32'>().subarray(0, unread * batch);
-    if (!sums.every(Number.isFinite)) throw notANumber();
-    return Array.from({ length: unread }, (_, i) => choices.slice(i * batch, (i + 1) * batch));
+    const { step, launched } = recorded;
+    const slots = step.choices.dataSync<'int32'>();
+    const choices = Array.from({ length: unread }, (_, i) => {
+      const slot = (launched - unread + i) % MOST_LAUNCHES;
+      return slots.slice(slot * batch, (slot + 1) * batch);
+    });
+    if (choices.some((each) => each.includes(-1))) throw notANumber();
+    return choices;
   };
   const refuseAhead = (call: string) => {
     if (ahead) throw new Error(`${call}: the decoder has run ahead; only likeliest, selectRows and dispose can follow`);
@@ -110,13 +112,12 @@ export function recordedDecoder(
     async step(tokens) {
       refuseAhead('step');
       if (stepsTaken++ === 0) return decoder.step(tokens);
-      const step = start(tokens.length);
-      put(step, tokens);
-      step.recording.launch();
-      return step.recording.outputs[0].data<'float32'>();
+      const current = start(tokens.length);
+      put(current.step, tokens);
+      launch(current);
+      return current.step.recording.outputs[0].data<'float32'>();
     },
     async likeliest(tokens, most) {
-      const batch = tokens.length;
       const { vocabSize } = model.config;
       if (ahead && tokens.some((token, row) => token !== ahead?.after[row]))
         throw new Error(
@@ -129,13 +130,13 @@ export function recordedDecoder(
           Int32Array.from(tokens, (_, row) => likeliest(logits.subarray(row * vocabSize, (row + 1) * vocabSize))),
         ];
       }
-      const step = start(batch);
+      const current = start(tokens.length);
       if (!ahead) {
-        put(step, tokens);
-        launchSeries(step, tokens, most);
+        put(current.step, tokens);
+        launchSeries(current, tokens, most);
       }
       const choices = takeAhead();
-      launchSeries(step, [...(choices.at(-1) as Int32Array)], most - choices.length);
+      launchSeries(current, [...(choices.at(-1) as Int32Array)], most - choices.length);
       return choices;
     },
     selectRows(rows) {
@@ -154,21 +155,20 @@ export function recordedDecoder(
 
 function recordStep(model: MambaForCausalLM, state: MambaCache, batch: number): RecordedStep {
   const tokens = tf.zeros([batch, 1], 'int32') as Tensor2D;
-  const choices = tf.zeros([MOST_LAUNCHES * batch], 'int32') as Tensor1D;
-  const sums = tf.zeros([MOST_LAUNCHES * batch]) as Tensor1D;
-  for (const tensor of [tokens, choices, sums]) tf.keep(tensor);
-  const recording = record((): [Tensor2D, Tensor, Tensor] => {
-    const { logits, hidden } = model.advance(tokens, state);
-    const likeliest = tf.argMax(logits, 1);
-    copyInto(tokens, 0, likeliest);
-    return [logits, likeliest, tf.sum(hidden, 1)];
+  const choices = tf.zeros([MOST_LAUNCHES, batch], 'int32') as Tensor2D;
+  const counts = tf.zeros([batch], 'int32') as Tensor1D;
+  for (const tensor of [tokens, choices, counts]) tf.keep(tensor);
+  const recording = record((): [Tensor2D] => {
+    const logits = model.advance(tokens, state);
+    chooseLikeliest(logits, { tokens, choices, counts });
+    return [logits];
   });
-  return { tokens, choices, sums, recording };
+  return { tokens, choices, counts, recording };
 }
 
-function release({ tokens, choices, sums, recording }: RecordedStep): void {
+function release({ tokens, choices, counts, recording }: RecordedStep): void {
   recording.release();
-  tf.dispose([tokens, choices, sums]);
+  tf.dispose([tokens, choices, counts]);
 }
 
 /** Of the values: recorded steps write over the original's. */

@@ -150,13 +150,13 @@ export class MambaForCausalLM {
    * One more position of every row, as a recording can take it: nothing is uploaded or read back, and `state` is updated in place.
    * Only on backends with the fused kernels.
    * @param tokens int32 [batch, 1], each below vocab_size: nobody checks it here
-   * @returns what follows: logits [batch, vocab_size], and the hidden state that gave them [batch, d_model]
+   * @returns logits of what follows [batch, vocab_size]
    */
-  advance(tokens: Tensor2D, state: MambaCache): { logits: Tensor2D; hidden: Tensor2D } {
+  advance(tokens: Tensor2D, state: MambaCache): Tensor2D {
     return tf.tidy(() => {
       const result = this.backbone.run({ inputIds: tokens, cache: state, updateCache: true });
-      const hidden = tf.reshape(result.hidden, [-1, this.config.hiddenSize]) as Tensor2D;
-      return { logits: loraLinear({ x: hidden, W: this.head }) as Tensor2D, hidden };
+      const x = tf.reshape(result.hidden, [-1, this.config.hiddenSize]);
+      return loraLinear({ x, W: this.head }) as Tensor2D;
     });
   }
 

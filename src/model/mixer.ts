@@ -13,6 +13,7 @@
 import type { Tensor, Tensor1D, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { hasMambaBlock, mambaBlock } from '../ops/mamba_block.ts';
+import { mambaLayerStep } from '../ops/mamba_layer_step.ts';
 import { rmsNorm } from '../ops/rms_norm.ts';
 import { selectiveScan } from '../ops/selective_scan.ts';
 import { splitChannels } from '../ops/split_channels.ts';
@@ -81,7 +82,11 @@ export function runLayer(
   state: LayerState | null,
   keepState: boolean,
 ): LayerResult {
-  if (!context.mask && !state && !keepState && isFusible(layer)) return runFused(layer, hidden, residual, context);
+  const { mask, seqIdx, dropout, updateState } = context;
+  if (!mask && !keepState && isFusible(layer)) {
+    if (!state) return runFused(layer, hidden, residual, context);
+    if (updateState && !seqIdx && !dropout && hidden.shape[1] === 1) return runStep(layer, hidden, residual, state);
+  }
   const normed = rmsNorm({ x: hidden, weight: layer.norm as unknown as Tensor1D, residual }, layer.eps);
   const mixed = runMixer(layer, normed.y, context, state, keepState);
   return { hidden: mixed.out, residual: normed.residualOut, ...(mixed.state && { state: mixed.state }) };
@@ -167,6 +172,30 @@ function runFused(
       dropoutStep: dropoutStepOf(dropout),
     },
     { eps: layer.eps, ...(dropout && { seed: dropout.seed }) },
+  );
+  return { hidden: out, residual: residualOut };
+}
+
+/** One position, with the state updated in place. */
+function runStep(layer: MambaLayer, hidden: Tensor, residual: Tensor | null, state: LayerState): LayerResult {
+  const operands = (module: LinearModule) => ({ ...linearOperands(module, null), bias: biasOf(module) });
+  const { out, residualOut } = mambaLayerStep(
+    {
+      hidden: hidden as Tensor3D,
+      residual: residual as Tensor3D | null,
+      norm: layer.norm as unknown as Tensor1D,
+      convWeight: convWeightOf(layer.conv1d),
+      convBias: biasOf(layer.conv1d),
+      A: stateDecay(layer),
+      D: layer.d as unknown as Tensor1D,
+      convState: state.conv,
+      ssmState: state.ssm,
+      inProj: operands(layer.inProj),
+      xProj: operands(layer.xProj),
+      dtProj: operands(layer.dtProj),
+      outProj: operands(layer.outProj),
+    },
+    { eps: layer.eps },
   );
   return { hidden: out, residual: residualOut };
 }

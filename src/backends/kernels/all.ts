@@ -7,6 +7,7 @@ import './linear_cross_entropy.ts';
 import './lora_embedding.ts';
 import './lora_linear.ts';
 import './mamba_block.ts';
+import './mamba_layer_step.ts';
 import './reduction.ts';
 import './rms_norm.ts';
 import './selective_scan.ts';
