@@ -197,7 +197,8 @@ Error weight_gradient(const LoraLinearBwdParams& p) {
 }  // namespace
 
 bool lora_linear_keeps_xa(const LoraLinearInputs& in) {
-  return !merges(in, in.W.rows) || uses_cublas(in) || !adapter_gradients_fit(in.W.cols, in.W.rows);
+  const bool merges_both_ways = merges(in, in.W.cols) && merges(in, in.W.rows);
+  return !merges_both_ways || uses_cublas(in) || !adapter_gradients_fit(in.W.cols, in.W.rows);
 }
 
 Error lora_linear_fwd(const LoraLinearFwdParams& p) {
