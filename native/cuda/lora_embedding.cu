@@ -16,7 +16,9 @@ constexpr int64_t kGroupColumns = 128;  // threads that sum an id's rows of dout
 
 // lora_B: scaled and transposed, [r, d_model]. Four rows a thread, one column (Width 1) or four.
 template <int Width>
-__global__ void __launch_bounds__(kThreads) embedding_kernel(LoraEmbeddingFwdParams p, const float* lora_B) {
+__global__ void __launch_bounds__(kThreads) embedding_kernel(const __grid_constant__ LoraEmbeddingFwdParams p, const float* lora_B) {
+  let_next_start();
+  wait_for_previous();
   const int64_t columns = p.d_model / Width, groups = ceil_div(p.rows, kRowsTogether);
   for (int64_t index = first_index(); index < columns * groups; index += index_step()) {
     const int64_t col = index % columns * Width, first_row = index / columns * kRowsTogether;
@@ -135,11 +137,9 @@ Error lora_embedding_fwd(const LoraEmbeddingFwdParams& p) {
   }
   const int64_t groups = ceil_div(p.rows, kRowsTogether);
   if (p.d_model % 4 == 0 && aligned_to(p.W, 16) && aligned_to(p.out, 16)) {
-    embedding_kernel<4><<<blocks_for(groups * p.d_model / 4), kThreads, 0, stream()>>>(p, lora_B.get());
-  } else {
-    embedding_kernel<1><<<blocks_for(groups * p.d_model), kThreads, 0, stream()>>>(p, lora_B.get());
+    return launch_early(embedding_kernel<4>, blocks_for(groups * p.d_model / 4), kThreads, kForwardOp, p, lora_B.get());
   }
-  return describe_error(cudaGetLastError(), kForwardOp);
+  return launch_early(embedding_kernel<1>, blocks_for(groups * p.d_model), kThreads, kForwardOp, p, lora_B.get());
 }
 
 Error lora_embedding_bwd(const LoraEmbeddingBwdParams& p) {

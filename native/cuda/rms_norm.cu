@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kBlockThreads = 256;
 constexpr int kCached = 8;           // vectors of a row that a thread keeps
+constexpr int64_t kShortOfRows = 512;  // up to these a row has a block, since there are processors enough
 constexpr int64_t kMaxRowBlocks = 64;  // partial sums of dweight
 
 template <int Width>
@@ -78,10 +79,10 @@ __global__ void __launch_bounds__(kBlockThreads) rms_norm_forward_kernel(const _
     }
     return s;
   };
-  const auto write = [&](int64_t i, Vector<Width> s, float scale) {
+  const auto load_weight = [&](int64_t i) { return p.weight && i < p.d_model ? load<Width>(p.weight + i) : Vector<Width>{}; };
+  const auto write = [&](int64_t i, Vector<Width> s, float scale, const Vector<Width>& weight) {
     if (p.residual) store<Width>(p.residual_out + base + i, s);
     if (p.weight) {
-      const Vector<Width> weight = load<Width>(p.weight + i);
 #pragma unroll
       for (int c = 0; c < Width; ++c) s.at[c] *= weight.at[c];
     }
@@ -99,6 +100,7 @@ __global__ void __launch_bounds__(kBlockThreads) rms_norm_forward_kernel(const _
   float sum = 0.0f;
   if constexpr (Cached) {
     Vector<Width> kept[kCached];
+    const Vector<Width> first_weight = load_weight(first);  // of short rows all, which then comes together with x
 #pragma unroll
     for (int k = 0; k < kCached; ++k) {
       const int i = first + k * kStep;
@@ -110,12 +112,12 @@ __global__ void __launch_bounds__(kBlockThreads) rms_norm_forward_kernel(const _
 #pragma unroll
     for (int k = 0; k < kCached; ++k) {
       const int i = first + k * kStep;
-      if (i < p.d_model) write(i, kept[k], scale);
+      if (i < p.d_model) write(i, kept[k], scale, k == 0 ? first_weight : load_weight(i));
     }
   } else {
     for (int64_t i = first; i < p.d_model; i += kStep) sum += square(load_sum(i));
     const float scale = 1.0f / sqrtf(row_sum<Threads>(sum, parts) / static_cast<float>(p.d_model) + p.eps);
-    for (int64_t i = first; i < p.d_model; i += kStep) write(i, load_sum(i), scale);
+    for (int64_t i = first; i < p.d_model; i += kStep) write(i, load_sum(i), scale, load_weight(i));
   }
 }
 
@@ -221,7 +223,7 @@ Error rms_norm_fwd(const RmsNormFwdParams& p) {
   if (p.rows == 0 || p.d_model == 0) return nullptr;
   const bool wide = p.d_model % 4 == 0 && all_aligned({p.x, p.residual, p.weight, p.y, p.residual_out});
   const unsigned rows = static_cast<unsigned>(p.rows);
-  if (wide && p.d_model <= 32 * 4 * kCached) {
+  if (wide && p.d_model <= 32 * 4 * kCached && p.rows > kShortOfRows) {
     constexpr int kRows = kBlockThreads / 32;
     return launch_early(rms_norm_forward_kernel<32, 4, true>, static_cast<unsigned>(ceil_div(p.rows, kRows)), kBlockThreads, "rms_norm", p);
   }
