@@ -101,6 +101,15 @@ napi_value causal_conv1d_fwd(napi_env env, napi_callback_info info) {
   return args.ok() ? args.finish(device->causal_conv1d_fwd(p)) : nullptr;
 }
 
+// Without an x_proj always; with one, every operand of it must be there and the device able.
+bool fits_x_proj(const DeviceApi& device, const CausalConv1dBwdParams& p) {
+  const XProjBackward& x_proj = p.x_proj;
+  if (x_proj.n == 0) return true;
+  const bool whole = x_proj.dout && x_proj.W && (x_proj.r == 0 ? !x_proj.dlora_A : x_proj.dxa && x_proj.lora_A);
+  const bool alone = p.silu && !p.conv_state && !p.dweight && !p.dbias;
+  return whole && alone && device.causal_conv1d_bwd_takes_x_proj && device.causal_conv1d_bwd_takes_x_proj(p);
+}
+
 napi_value causal_conv1d_bwd(napi_env env, napi_callback_info info) {
   Arguments args(env, info);
   const DeviceApi* device = args.device();
@@ -110,7 +119,34 @@ napi_value causal_conv1d_bwd(napi_env env, napi_callback_info info) {
   p.dx = args.output_rows(product_of({p.batch, p.seqlen}), p.d_inner, &p.dx_row_stride);
   p.dweight = args.output<float>({p.d_inner, p.d_conv}, true);
   p.dbias = args.output<float>({p.d_inner}, true);
+  XProjBackward& x_proj = p.x_proj;
+  x_proj.n = args.size();
+  x_proj.r = args.size();
+  const int64_t rows = product_of({p.batch, p.seqlen});
+  x_proj.dout = args.input<float>({rows, x_proj.n}, true);
+  x_proj.W = args.input<float>({x_proj.n, p.d_inner}, true);
+  x_proj.dxa = args.input<float>({rows, x_proj.r}, true);
+  x_proj.lora_A = args.input<float>({x_proj.r, p.d_inner}, true);
+  x_proj.dlora_A = args.output<float>({x_proj.r, p.d_inner}, true);
+  if (args.ok() && !fits_x_proj(*device, p)) args.fail("causal_conv1d backward: the device does not do it with such an x_proj");
   return args.ok() ? args.finish(device->causal_conv1d_bwd(p)) : nullptr;
+}
+
+// causalConv1dBwdTakesXProj(device, dInner, dConv, row stride of x, row stride of dx, n, r): whether causalConv1dBwd may be given one
+napi_value causal_conv1d_bwd_takes_x_proj(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  CausalConv1dBwdParams p{};
+  p.d_inner = args.size();
+  p.d_conv = args.size();
+  p.x_row_stride = args.size();
+  p.dx_row_stride = args.size();
+  p.x_proj.n = args.size();
+  p.x_proj.r = args.size();
+  if (!args.ok()) return nullptr;
+  napi_value result;
+  napi_get_boolean(env, device->causal_conv1d_bwd_takes_x_proj && device->causal_conv1d_bwd_takes_x_proj(p), &result);
+  return result;
 }
 
 napi_value rms_norm_fwd(napi_env env, napi_callback_info info) {
@@ -347,6 +383,7 @@ const Export kExports[] = {
     {"selectiveScanCheckpointSize", selective_scan_checkpoint_size},
     {"causalConv1dFwd", causal_conv1d_fwd},
     {"causalConv1dBwd", causal_conv1d_bwd},
+    {"causalConv1dBwdTakesXProj", causal_conv1d_bwd_takes_x_proj},
     {"rmsNormFwd", rms_norm_fwd},
     {"rmsNormBwd", rms_norm_bwd},
     {"loraLinearKeepsXa", lora_linear_keeps_xa},

@@ -6,9 +6,7 @@
 //
 // Count at 8 x 1536 x 1024, d_conv 4: forward 101 MB and two special functions an element, 23 us at 4.3 TB/s, predicted 27
 // to 32; backward 151 MB, 35 us, predicted 42 to 55.
-#include "../include/causal_conv1d.h"
-
-#include "common.cuh"
+#include "causal_conv1d.cuh"
 
 namespace mambatune {
 namespace cuda {
@@ -273,8 +271,6 @@ Error forward(const CausalConv1dFwdParams& p) {
   return nullptr;
 }
 
-constexpr const char* kBackwardOp = "causal_conv1d backward";
-
 template <int Taps, int Width>
 Error backward(const CausalConv1dBwdParams& p) {
   const int64_t parts = p.batch * ceil_div(p.seqlen, kBackwardTile), weights = p.d_inner * Taps;
@@ -288,9 +284,9 @@ Error backward(const CausalConv1dBwdParams& p) {
   } else {
     conv_backward_kernel<Taps, Width, false><<<blocks, kThreads, 0, stream()>>>(p, partials);
   }
-  MAMBATUNE_CHECK_LAUNCH(kBackwardOp);
-  if (p.dweight) MAMBATUNE_TRY(column_sums(dweight.get(), p.dweight, parts, weights, kBackwardOp));
-  if (p.dbias) MAMBATUNE_TRY(column_sums(dbias.get(), p.dbias, parts, p.d_inner, kBackwardOp));
+  MAMBATUNE_CHECK_LAUNCH(kConvBackwardOp);
+  if (p.dweight) MAMBATUNE_TRY(column_sums(dweight.get(), p.dweight, parts, weights, kConvBackwardOp));
+  if (p.dbias) MAMBATUNE_TRY(column_sums(dbias.get(), p.dbias, parts, p.d_inner, kConvBackwardOp));
   return nullptr;
 }
 
@@ -326,10 +322,11 @@ Error causal_conv1d_fwd(const CausalConv1dFwdParams& p) {
 Error causal_conv1d_bwd(const CausalConv1dBwdParams& p) {
   if (p.batch == 0 || p.seqlen == 0 || p.d_inner == 0) {
     const size_t bytes = static_cast<size_t>(p.d_inner) * sizeof(float);
-    if (p.dweight) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dweight, 0, bytes * static_cast<size_t>(p.d_conv), stream()), kBackwardOp));
-    if (p.dbias) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dbias, 0, bytes, stream()), kBackwardOp));
+    if (p.dweight) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dweight, 0, bytes * static_cast<size_t>(p.d_conv), stream()), kConvBackwardOp));
+    if (p.dbias) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dbias, 0, bytes, stream()), kConvBackwardOp));
     return nullptr;
   }
+  if (p.x_proj.n > 0) return causal_conv1d_x_proj_bwd(p);
   switch (p.d_conv) {
     case 1: return backward<1>(p);
     case 2: return backward<2>(p);

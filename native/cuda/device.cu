@@ -108,6 +108,7 @@ DeviceApi make_device() {
   api.graph_end = graph_end;
   api.graph_launch = graph_launch;
   api.graph_release = graph_release;
+  api.causal_conv1d_bwd_takes_x_proj = causal_conv1d_bwd_takes_x_proj;
   api.selective_scan_checkpoint_size = selective_scan_checkpoint_size;
   api.lora_linear_keeps_xa = lora_linear_keeps_xa;
 #define MAMBATUNE_ASSIGN(op, Params) api.op = op;

@@ -38,6 +38,7 @@ namespace cuda {
 MAMBATUNE_CUDA_OPS(MAMBATUNE_DECLARE)
 #undef MAMBATUNE_DECLARE
 
+bool causal_conv1d_bwd_takes_x_proj(const CausalConv1dBwdParams& p);
 size_t selective_scan_checkpoint_size(int64_t batch, int64_t seqlen, int64_t d_inner, int64_t d_state);
 bool lora_linear_keeps_xa(const LoraLinearInputs& in);
 

@@ -30,6 +30,15 @@ __device__ __forceinline__ uint32_t bfloat16_pair(float a, float b) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+// a, 16x8 of floats in shared memory: lane l gives the address of four of them, in row l % 16 from column l / 16 * 4 on, at a multiple of
+// 16 bytes.
+__device__ __forceinline__ void load_16x8(uint32_t (&a)[4], const float* quad) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(quad)))
+               : "memory");
+}
+
 __device__ __forceinline__ void mma_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

@@ -22,7 +22,7 @@ namespace mambatune {
 
 using Error = const char*;
 
-constexpr uint32_t kDeviceAbi = 5;
+constexpr uint32_t kDeviceAbi = 6;
 
 struct MemoryStats {
   uint64_t live_bytes;     // in use by buffers now
@@ -72,6 +72,8 @@ struct DeviceApi {
   Error (*selective_scan_bwd)(const SelectiveScanBwdParams&);
   Error (*causal_conv1d_fwd)(const CausalConv1dFwdParams&);
   Error (*causal_conv1d_bwd)(const CausalConv1dBwdParams&);
+  // Whether causal_conv1d_bwd can do it with the x_proj of p, by its sizes and row strides and the precision of products. Null: never.
+  bool (*causal_conv1d_bwd_takes_x_proj)(const CausalConv1dBwdParams& p);
   Error (*rms_norm_fwd)(const RmsNormFwdParams&);
   Error (*rms_norm_bwd)(const RmsNormBwdParams&);
   // Whether the backward wants the xa of the forward; null: always.

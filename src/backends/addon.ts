@@ -57,6 +57,16 @@ export interface Addon {
   selectiveScanBwd: Call;
   causalConv1dFwd: Call;
   causalConv1dBwd: Call;
+  /** Whether causalConv1dBwd of these sizes and row strides can do the backward of x_proj ([n, dInner], rank r) as well. */
+  causalConv1dBwdTakesXProj(
+    device: number,
+    dInner: number,
+    dConv: number,
+    xRowStride: number,
+    dxRowStride: number,
+    n: number,
+    r: number,
+  ): boolean;
   rmsNormFwd: Call;
   rmsNormBwd: Call;
   /** Of the forward's operands: whether its backward wants xa. */

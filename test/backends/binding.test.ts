@@ -39,6 +39,7 @@ forEachDevice((name) => {
       'binary',
       'cast',
       'causalConv1dBwd',
+      'causalConv1dBwdTakesXProj',
       'causalConv1dFwd',
       'chooseLikeliest',
       'cumsum',
@@ -125,6 +126,7 @@ forEachDevice((name) => {
           'synchronize',
           'describe',
           'selectiveScanCheckpointSize',
+          'causalConv1dBwdTakesXProj',
         ].includes(exported)
       )
         return;

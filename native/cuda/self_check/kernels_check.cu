@@ -3,14 +3,21 @@
 // options, the same bits from two runs, then the times of the shapes that docs/performance.md quotes. Build and run:
 //
 //   cd native/cuda
-//   nvcc -std=c++17 -O3 -gencode arch=compute_90,code=sm_90 -o /tmp/kernels_check self_check/kernels_check.cu selective_scan_*.cu causal_conv1d.cu rms_norm.cu
+//   nvcc -std=c++17 -O3 -gencode arch=compute_90,code=sm_90 -o /tmp/kernels_check self_check/kernels_check.cu selective_scan_*.cu causal_conv1d*.cu rms_norm.cu
 //   /tmp/kernels_check [check|time]          without an argument: both
 //   compute-sanitizer --tool memcheck|racecheck|initcheck /tmp/kernels_check check
+#include "../cublas.h"
 #include "../ops.cuh"
 #include "harness.cuh"
 #include "reference.h"
 
 namespace mambatune {
+namespace cuda {
+
+MatmulPrecision matmul_precision() { return MatmulPrecision::kHigh; }
+
+}  // namespace cuda
+
 namespace self_check {
 namespace {
 
@@ -195,6 +202,72 @@ void check_conv(Report& report, const Shape& shape, unsigned options, int64_t pa
   if (options & kConvParameters) compare("dweight", c.dweight, want.dweight), compare("dbias", c.dbias, want.dbias);
 }
 
+// Elements whose mantissa has the ten bits of TF32, so that products of them lose nothing.
+TensorPtr uniform_tf32(int64_t rows, int64_t cols, float low, float high) {
+  TensorPtr tensor = uniform(rows, cols, low, high);
+  for (float& value : tensor->host) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    bits &= 0xffffe000u;
+    memcpy(&value, &bits, sizeof(bits));
+  }
+  tensor->upload();
+  return tensor;
+}
+
+struct XProjShape {
+  int64_t n, r;
+};
+
+// The convolution's backward with that of the layer behind it.
+struct XProjCase {
+  ConvCase conv;
+  XProjShape shape;
+  TensorPtr dout, W, dxa, lora_A, dlora_A;
+
+  XProjCase(const Shape& s, const XProjShape& layer, unsigned options, int64_t padding) : conv(s, options | kConvSilu, padding), shape(layer) {
+    const int64_t rows = s.batch * s.seqlen;
+    dout = uniform_tf32(rows, layer.n, -1, 1), W = uniform_tf32(layer.n, s.d_inner, -1, 1);
+    dxa = uniform_tf32(rows, layer.r, -1, 1), lora_A = uniform_tf32(layer.r, s.d_inner, -1, 1), dlora_A = output(layer.r, s.d_inner);
+  }
+
+  Error backward() const {
+    CausalConv1dBwdParams p = {};
+    static_cast<CausalConv1dInputs&>(p) = conv.inputs(true);
+    p.dy = conv.dy->device, p.dx = conv.dx->device, p.dx_row_stride = conv.dx->stride;
+    p.x_proj.n = shape.n, p.x_proj.dout = dout->device, p.x_proj.W = W->device;
+    if (shape.r > 0) p.x_proj.r = shape.r, p.x_proj.dxa = dxa->device, p.x_proj.lora_A = lora_A->device, p.x_proj.dlora_A = dlora_A->device;
+    return cuda::causal_conv1d_bwd(p);
+  }
+};
+
+void check_x_proj(Report& report, const Shape& shape, const XProjShape& layer, unsigned options, int64_t padding) {
+  XProjCase c(shape, layer, options, padding);
+  const std::string where = describe(shape, options) + ", n " + std::to_string(layer.n) + ", r " + std::to_string(layer.r);
+  const int64_t rows = shape.batch * shape.seqlen, E = shape.d_inner;
+  std::vector<float> dy = c.conv.dy->host;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t e = 0; e < E; ++e) {
+      double sum = dy[row * E + e];
+      for (int64_t k = 0; k < layer.n; ++k) sum += static_cast<double>(c.dout->host[row * layer.n + k]) * c.W->host[k * E + e];
+      for (int64_t k = 0; k < layer.r; ++k) sum += static_cast<double>(c.dxa->host[row * layer.r + k]) * c.lora_A->host[k * E + e];
+      dy[row * E + e] = static_cast<float>(sum);
+    }
+  }
+  const ConvReference want = reference_conv(c.conv.inputs(false), dy.data());
+  Doubles dlora_A(layer.r * E, 0.0);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t k = 0; k < layer.r; ++k) {
+      for (int64_t e = 0; e < E; ++e) dlora_A[k * E + e] += c.dxa->host[row * layer.r + k] * want.y[row * E + e];
+    }
+  }
+  std::vector<Tensor*> outputs = {c.conv.dx.get()};
+  if (layer.r > 0) outputs.push_back(c.dlora_A.get());
+  report.run_twice(where, outputs, [&] { return c.backward(); });
+  report.compare("causal_conv1d x_proj dx", where, *c.conv.dx, want.dx, kTolerance);
+  if (layer.r > 0) report.compare("causal_conv1d x_proj dA", where, *c.dlora_A, dlora_A, kTolerance);
+}
+
 enum NormOption { kResidual = 1, kWeight = 2, kDweight = 4 };
 constexpr int kNormOptions = 3;
 
@@ -256,6 +329,12 @@ bool check() {
       check_conv(report, shape, options, 3);
     }
   }
+  for (const Shape& shape : std::vector<Shape>{{1, 1, 4, 4}, {2, 2, 64, 4}, {1, 29, 20, 4}, {3, 30, 68, 4}, {2, 61, 128, 4}, {1, 67, 132, 4},
+                                               {2, 129, 40, 4}, {1, 1000, 64, 4}, {1536, 70, 4, 4}, {500, 131, 4, 4}}) {
+    for (const XProjShape& layer : std::vector<XProjShape>{{80, 8}, {12, 4}, {20, 0}, {4, 4}, {96, 8}, {72, 16}, {92, 12}, {128, 8}, {120, 16}}) {
+      for (const unsigned options : option_sets(2)) check_x_proj(report, shape, layer, options, layer.n % 8 == 0 ? 4 : 8);
+    }
+  }
   for (const auto& [rows, d_model] : std::vector<std::pair<int64_t, int64_t>>{
            {1, 3}, {3, 7}, {9, 64}, {130, 768}, {5, 1024}, {33, 1028}, {7, 2560}, {2, 8192}, {3, 8196}, {300, 5}}) {
     for (const unsigned options : option_sets(kNormOptions)) check_norm(report, rows, d_model, options);
@@ -293,6 +372,10 @@ void measure() {
     const ConvCase conv(taps, kConvBias | kConvSilu, 0);
     print_time("causal_conv1d fwd", s, time_graph([&] { return conv.forward(); }), 2 * array, row.targets[2]);
     print_time("causal_conv1d bwd", s, time_graph([&] { return conv.backward(); }), 3 * array, row.targets[3]);
+    if (s.d_inner == 1536) {
+      const XProjCase projected(taps, {80, 8}, kConvBias, s.d_inner + 8);
+      print_time("  with x_proj's", s, time_graph([&] { return projected.backward(); }), 3 * array, "-");
+    }
     const ConvCase conv_trained(taps, kConvBias | kConvSilu | kConvParameters, 0);
     print_time("  with dweight, dbias", s, time_graph([&] { return conv_trained.backward(); }), 3 * array, "-");
     const NormCase norm(s.batch * s.seqlen, s.d_inner / 2, kResidual | kWeight);

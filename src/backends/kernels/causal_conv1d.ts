@@ -22,6 +22,9 @@ function operands(backend: DeviceBackend, inputs: Infos, attrs: Record<string, u
   ];
 }
 
+/** n, r, dout, W, dxa, lora_A and dlora_A of an x_proj whose backward goes along with the convolution's: none. */
+export const NO_X_PROJ = [0, 0, 0, 0, 0, 0, 0];
+
 /** attrs: silu, returnLastState, updateState (the last inputs go into convState's memory). Outputs: y, then lastConvState where asked for. */
 defineKernel('CausalConv1d', (backend, inputs, attrs) => {
   const [batch, seqlen, dInner, dConv] = dimensions(inputs);
@@ -50,6 +53,7 @@ defineKernel('CausalConv1dGrad', (backend, inputs, attrs) => {
     ...backend.rows(dx),
     backend.handle(dweight),
     backend.handle(dbias),
+    ...NO_X_PROJ,
   );
   return [dx, dweight, dbias].filter((info): info is TensorInfo => info !== undefined);
 });

@@ -5,6 +5,7 @@
  */
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import type { DeviceBackend, Rows } from '../device_backend.ts';
+import { NO_X_PROJ } from './causal_conv1d.ts';
 import type { Infos } from './define.ts';
 import { defineKernel, required } from './define.ts';
 
@@ -130,6 +131,17 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
       ...[batch, seqlen, dInner, dConv, ...x, handle('convWeight'), handle('convBias'), handle('seqIdx'), 0],
       true,
     ],
+    /** Whether the convolution's backward, with x in columns of xz and dx in those of dxz, does x_proj's as well. */
+    convTakesXProj: (xz: TensorInfo, dxz: TensorInfo): boolean => {
+      const [n, strides] = [dtRank + 2 * dState, [xz.shape[2] as number, dxz.shape[2] as number] as const];
+      if (rankOf('xProj') > 0 && settings.xProj.dropout > 0) return false;
+      return addon.causalConv1dBwdTakesXProj(device, dInner, dConv, ...strides, n, rankOf('xProj'));
+    },
+    /** Of x_proj, for the convolution's backward. */
+    xProjOperands: (ddbc: TensorInfo, dxa: TensorInfo | undefined, dA: TensorInfo | undefined): number[] => [
+      ...[dtRank + 2 * dState, rankOf('xProj'), backend.handle(ddbc), handle('xProjW')],
+      ...[backend.handle(dxa), handle('xProjA'), backend.handle(dA)],
+    ],
     scanOperands: (u: TensorInfo, delta: TensorInfo, dbc: TensorInfo, xz: TensorInfo): (number | boolean)[] => {
       return [
         ...[batch, seqlen, dInner, dState, backend.handle(u), 0, 0, backend.handle(delta), 0, 0, handle('A')],
@@ -245,14 +257,19 @@ defineKernel('MambaBlockGrad', (backend, inputs, attrs) => {
   release(dscan, dxa);
   block.linearGrad('dtProj', columns(dbc, 0), whole(dtXa), delta, { dx: columns(ddbc, 0), ...adapter('dtProj') });
   release(delta);
-  block.linearGrad('xProj', whole(u), block.lastColumns(dbc, 'xProj'), ddbc, {
-    dx: whole(du),
-    accumulate: true,
-    ...adapter('xProj'),
-  });
-  release(u, ddbc);
-  addon.causalConv1dBwd(device, ...block.convOperands(x), backend.handle(du), ...columns(dxz, 0), 0, 0);
-  release(du);
+  // x_proj's share of du and its lora_A's gradient come with the convolution's backward, where the device can do that.
+  const { A: dXA, ...dXB } = adapter('xProj');
+  const together = block.convTakesXProj(xz, dxz);
+  const dXxa = together && block.rankOf('xProj') > 0 ? backend.output([rows, block.rankOf('xProj')]) : undefined;
+  if (together) release(u);
+  const xXa = block.lastColumns(dbc, 'xProj');
+  if (!together)
+    block.linearGrad('xProj', whole(u), xXa, ddbc, { dx: whole(du), accumulate: true, ...adapter('xProj') });
+  else if (dXxa) block.linearGrad('xProj', NONE, xXa, ddbc, { dxa: dXxa, ...dXB });
+  const xProj = together ? block.xProjOperands(ddbc, dXxa, dXA) : NO_X_PROJ;
+  addon.causalConv1dBwd(device, ...block.convOperands(x), backend.handle(du), ...columns(dxz, 0), 0, 0, ...xProj);
+  release(du, ddbc, dXxa);
+  if (!together) release(u);
 
   const inXa = block.lastColumns(xz, 'inProj');
   if (!attrs.needsInput) {
