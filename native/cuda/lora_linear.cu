@@ -18,6 +18,7 @@
 #include "few_rows.cuh"
 #include "launch.cuh"
 #include "low_rank.cuh"
+#include "small_rows_gradient.cuh"
 #include "weight_cache.cuh"
 
 namespace mambatune {
@@ -120,9 +121,15 @@ Error few_rows_forward(const LoraLinearFwdParams& p, bool* done) {
   return few_rows_linear(few, kForwardOp);
 }
 
+// A gradient of the adapter that needs no sum over columns beside it.
+bool takes_small_rows(const LoraLinearInputs& in) { return in.rows <= kMostSmallRows && !(in.dropout > 0) && !uses_cublas(in); }
+
 // dlora_B = scaling dy^T xa and dxa = scaling dy lora_B, each where it is wanted.
 Error output_pass(const LoraLinearBwdParams& p, float* dxa) {
   const int64_t out = p.W.rows;
+  if (!dxa && takes_small_rows(p)) {
+    return small_rows_gradient(p.rows, {out, p.r, p.dy, out, p.xa, p.xa_row_stride, p.scaling, p.dlora_B, true}, kBackwardOp);
+  }
   if (!uses_cublas(p)) {
     return row_pass({p.rows, out, p.r, p.dy, out, p.scaling, p.xa, p.xa_row_stride, p.dlora_B, true, p.lora_B, dxa, Dropout()}, kBackwardOp);
   }
@@ -135,6 +142,10 @@ Error output_pass(const LoraLinearBwdParams& p, float* dxa) {
 
 Error input_pass(const LoraLinearBwdParams& p, const float* dxa) {
   const int64_t in = p.W.cols;
+  if (takes_small_rows(p)) {
+    return small_rows_gradient(p.rows, {in, p.r, p.x, p.x_row_stride, dxa, p.r, 1.0f, p.dlora_A, false, p.x_row_scale, p.x_col_scale},
+                               kBackwardOp);
+  }
   if (!uses_cublas(p)) {
     return row_pass({p.rows, in, p.r, p.x, p.x_row_stride, 1.0f, dxa, p.r, p.dlora_A, false, nullptr, nullptr, Dropout(p), p.x_row_scale,
                      p.x_col_scale},

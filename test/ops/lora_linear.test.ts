@@ -2,8 +2,9 @@
 /** lora_linear, forward and every gradient, against the float64 reference on every backend. */
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { valueAndGradients } from '../../src/autograd/index.ts';
+import { MATMUL_PRECISIONS, setMatmulPrecision } from '../../src/backends/precision.ts';
 import type { LoraLinearOptions } from '../../src/ops/lora_linear.ts';
 import { loraLinear } from '../../src/ops/lora_linear.ts';
 import { splitChannels } from '../../src/ops/split_channels.ts';
@@ -46,14 +47,17 @@ function expectLinear(
   operands: Operands,
   options: LoraLinearOptions = {},
   wanted: string[] = Object.keys(operands),
+  rtol?: number,
 ): void {
   const dy = operandSource(99).normal([dimensions.rows, dimensions.outFeatures]);
   const { outputs, gradients } = runWithGradients(operands, wanted, (tensors) => [linear(tensors, options)], [dy]);
   const problem = problemOf(dimensions, operands, options);
-  expectClose(outputs[0] as Float32Array, reference(problem), { name: 'y' });
+  const tolerance = rtol === undefined ? {} : { rtol };
+  expectClose(outputs[0] as Float32Array, reference(problem), { ...tolerance, name: 'y' });
   const expected = loraLinearGradients(problem, dy.values);
   for (const name of wanted) {
     expectClose(gradients[name] as Float32Array, expected[name as keyof LoraLinearGradients], {
+      ...tolerance,
       name: `gradient of ${name}`,
     });
   }
@@ -72,6 +76,17 @@ const LARGE_SHAPES: Dimensions[] = [
   { rows: 257, inFeatures: 64, outFeatures: 192, r: 8 },
   { rows: 64, inFeatures: 400, outFeatures: 50, r: 64 },
 ];
+/** From 9 rows on, with ranks of one and two eights and sizes that are multiples of nothing. */
+const ROWS_OF_A_STEP: Dimensions[] = [
+  { rows: 9, inFeatures: 20, outFeatures: 12, r: 3 },
+  { rows: 64, inFeatures: 320, outFeatures: 40, r: 8 },
+  { rows: 65, inFeatures: 40, outFeatures: 104, r: 8 },
+  { rows: 130, inFeatures: 48, outFeatures: 51, r: 12 },
+  { rows: 200, inFeatures: 88, outFeatures: 36, r: 16 },
+  { rows: 70, inFeatures: 16, outFeatures: 200, r: 0 },
+];
+/** Of an element, relative to the largest: inputs of 24, 11 and 8 bits. */
+const RTOL = { highest: 1e-5, high: 2e-3, medium: 2e-2 };
 const SMALL: Dimensions = { rows: 6, inFeatures: 19, outFeatures: 21, r: 4 };
 
 forEachBackend((backend) => {
@@ -83,6 +98,25 @@ forEachBackend((backend) => {
     it(`${label}, no bias`, () => expectLinear(dimensions, operandsFor(dimensions, false), { scaling: 0.25 }));
     it(`${label}, no adapter`, () => expectLinear({ ...dimensions, r: 0 }, operandsFor({ ...dimensions, r: 0 })));
   }
+
+  const ownPrecisions = hasOwnKernels(backend) ? (['highest'] as const) : [];
+  describe.each(backend === 'cuda' ? MATMUL_PRECISIONS : ownPrecisions)(
+    'rows of a short step in precision %s',
+    (precision) => {
+      beforeEach(() => setMatmulPrecision(precision));
+      afterEach(() => setMatmulPrecision('highest'));
+      for (const dimensions of ROWS_OF_A_STEP) {
+        const { rows, inFeatures, outFeatures, r } = dimensions;
+        it(`${rows} rows, ${inFeatures} to ${outFeatures}, r ${r}`, () => {
+          const operands = operandsFor(dimensions);
+          const wanted = Object.keys(operands).filter((name) => name !== 'W' && name !== 'bias');
+          for (const names of [wanted, r > 0 ? ['loraB'] : []]) {
+            expectLinear(dimensions, operands, { scaling: 1.5 }, names, RTOL[precision]);
+          }
+        });
+      }
+    },
+  );
 
   it('any number of leading axes', () => {
     const operands = operandsFor(SMALL);
