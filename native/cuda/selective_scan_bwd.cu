@@ -281,17 +281,19 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
       const int64_t row = place.first_row + first;
       stage_orders<Config>(memory.B, p.B + row * p.B_row_stride, p.B_row_stride, steps, p.d_state, quads);
       stage_orders<Config>(memory.C, p.C + row * p.C_row_stride, p.C_row_stride, steps, p.d_state, quads);
+      float sizes[kElements], slopes[kElements];
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) raw[e] += bias;
+      step_sizes(sizes, raw, p.delta_softplus);
+      step_slopes(slopes, raw, p.delta_softplus);
 #pragma unroll
       for (int e = 0; e < kElements; ++e) {
-        const float x = raw[e] + bias;
-        const float step_size = p.delta_softplus ? softplus(x) : x;
-        const float delta = e * Config::kRowStep < left ? step_size : 0.0f;
-        const float softplus_grad = softplus_slope(x), slope = p.delta_softplus ? softplus_grad : 1.0f;
+        const float delta = e * Config::kRowStep < left ? sizes[e] : 0.0f;
         const float gate = sigmoid(z[e]), dgate = dout[e] * gate;
         const float dy = p.z ? dgate * z[e] : dout[e];
         z_factor[e] = dgate * fmaf(z[e], 1.0f - gate, 1.0f);
         memory.steps[(place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local] =
-            make_float4(delta, u[e], dy, slope);
+            make_float4(delta, u[e], dy, slopes[e]);
       }
     }
     if constexpr (Resets) stage_resets(memory.resets, p.seq_idx, place.first_row, first, p.seqlen);

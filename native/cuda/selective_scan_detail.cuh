@@ -200,8 +200,8 @@ __device__ __forceinline__ void store_vector(float* to, const float (&from)[Coun
   }
 }
 
-// log(1 + exp(x)) with the threshold at 20. log(1 + e) = 2 atanh(e / (2 + e)) as a series keeps its relative accuracy for
-// small e, where 1 + e would lose it.
+// log(1 + exp(x)); from x = 20 on float32 makes it x by itself. log(1 + e) = 2 atanh(e / (2 + e)) as a series keeps its relative
+// accuracy for small e, where 1 + e would lose it.
 __device__ __forceinline__ float softplus(float x) {
   const float e = exp2_fast(-kLog2E * fabsf(x));
   const float s = e * reciprocal(2.0f + e), q = s * s;
@@ -211,11 +211,32 @@ __device__ __forceinline__ float softplus(float x) {
   series = fmaf(q, series, 2.0f / 5);
   series = fmaf(q, series, 2.0f / 3);
   series = fmaf(q, series, 2.0f);
-  return x > 20.0f ? x : fmaf(s, series, fmaxf(x, 0.0f));
+  return fmaf(s, series, fmaxf(x, 0.0f));
 }
 
-// The derivative of softplus above.
-__device__ __forceinline__ float softplus_slope(float x) { return x > 20.0f ? 1.0f : sigmoid(x); }
+// delta' of raw deltas with their bias, with one branch for all of them.
+template <int Count>
+__device__ __forceinline__ void step_sizes(float (&sizes)[Count], const float (&x)[Count], bool with_softplus) {
+  if (with_softplus) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) sizes[i] = softplus(x[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) sizes[i] = x[i];
+  }
+}
+
+// d delta' / d delta, likewise; from x = 20 on float32 makes it 1 by itself.
+template <int Count>
+__device__ __forceinline__ void step_slopes(float (&slopes)[Count], const float (&x)[Count], bool with_softplus) {
+  if (with_softplus) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) slopes[i] = sigmoid(x[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) slopes[i] = 1.0f;
+  }
+}
 
 template <class Config, bool Resets, bool Reverse>
 __global__ void __launch_bounds__(Config::kThreads)
@@ -262,11 +283,13 @@ __global__ void __launch_bounds__(Config::kThreads)
     __pipeline_commit();
     if constexpr (Resets) stage_resets(resets, p.seq_idx, place.first_row, first, p.seqlen);
     const int left = place.left(first, p.seqlen);
+    float sizes[kElements];
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) raw[e] += bias;
+    step_sizes(sizes, raw, p.delta_softplus);
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
-      const float x = raw[e] + bias;
-      const float step_size = p.delta_softplus ? softplus(x) : x;
-      const float delta = e * Config::kRowStep < left ? step_size : 0.0f;
+      const float delta = e * Config::kRowStep < left ? sizes[e] : 0.0f;
       const float silu = z[e] * sigmoid(z[e]), gate = p.z ? silu : 1.0f;
       steps[(place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local] =
           make_float2(delta, input[e] * (Reverse ? gate : delta));

@@ -86,13 +86,14 @@ __global__ void __launch_bounds__(Config::kThreads, 4)
                        place.lane * kStates,
                    h);
     }
-    float skipped[kElements], gate[kElements];
+    float sizes[kElements], skipped[kElements], gate[kElements];
     const int left = place.left(first, p.seqlen);
 #pragma unroll
+    for (int e = 0; e < kElements; ++e) raw[e] += bias;
+    step_sizes(sizes, raw, p.delta_softplus);
+#pragma unroll
     for (int e = 0; e < kElements; ++e) {
-      const float x = raw[e] + bias;
-      const float step_size = p.delta_softplus ? softplus(x) : x;
-      const float delta = e * Config::kRowStep < left ? step_size : 0.0f;
+      const float delta = e * Config::kRowStep < left ? sizes[e] : 0.0f;
       memory.steps[(place.staged_row + e * Config::kRowStep) * Config::kChannels + place.staged_local] =
           make_float2(delta, delta * u[e]);
       skipped[e] = skip * u[e];
