@@ -203,8 +203,12 @@ function compare(
   const dys = [upstream.normal(shape), upstream.normal(shape)];
   const expected = runWithGradients(operands, wanted, (t) => composed(t, each), dys);
   setMatmulPrecision(precision);
-  const actual = runWithGradients(operands, wanted, (t) => fused(t, each), dys);
-  setMatmulPrecision('highest');
+  let actual: typeof expected;
+  try {
+    actual = runWithGradients(operands, wanted, (t) => fused(t, each), dys);
+  } finally {
+    setMatmulPrecision('highest');
+  }
   for (const [i, name] of ['out', 'residualOut'].entries()) {
     expectClose(actual.outputs[i] ?? [], expected.outputs[i] ?? [], { name, rtol: rtol.outputs });
   }
