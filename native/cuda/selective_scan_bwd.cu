@@ -15,7 +15,8 @@
 // slots, the bound; 25 of them go to the shared memory pipe. Batch and channels give a scheduler only three warps, so latency
 // shows: no load passes the store of a sum, and each step's shuffles were waited for before the next step's loads. So four
 // steps run on loads alone, their sums are exchanged side by side, and are stored together.
-#include "selective_scan_detail.cuh"
+#include "cublas.h"
+#include "selective_scan_bwd_detail.cuh"
 
 namespace mambatune {
 namespace cuda {
@@ -88,25 +89,6 @@ __device__ __forceinline__ void stage_orders(float* to, const float* tile, int64
     copy_orders<Config, 4>(to, tile, stride, steps, d_state);
   } else {
     copy_orders<Config, 1>(to, tile, stride, steps, d_state);
-  }
-}
-
-// Asks for the next tile's operands, a row of the block's channels a thread.
-template <class Config>
-__device__ __forceinline__ void prefetch_tile(const SelectiveScanBwdParams& p, const ScanPlace<Config>& place, int64_t tile,
-                                              int64_t tiles) {
-  const int64_t row = place.first_row + tile * kScanTile + threadIdx.x % kScanTile;
-  const int64_t channel = place.channel_block * Config::kChannels;
-  const int which = threadIdx.x / kScanTile;
-  const float* at = which == 0   ? p.u + row * p.u_row_stride
-                    : which == 1 ? p.delta + row * p.delta_row_stride
-                    : which == 2 ? p.dout + row * p.d_inner
-                    : p.z        ? p.z + row * p.z_row_stride
-                                 : p.dout + row * p.d_inner;
-  if (which < 4) asm volatile("prefetch.global.L2 [%0];" ::"l"(at + channel));
-  if (tile > 0 && place.live && place.lane == 0) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(
-        p.checkpoints + checkpoint_offset(place.batch, tile, place.channel, tiles, p.d_inner, Config::kStored)));
   }
 }
 
@@ -469,8 +451,6 @@ __global__ void __launch_bounds__(kSumThreads)
   }
 }
 
-constexpr const char* kOp = "selective_scan backward";
-
 template <class Config, bool Resets, bool ParameterGradients>
 Error scan_backward(const SelectiveScanBwdParams& p) {
   const int64_t channel_blocks = ceil_div(p.d_inner, Config::kChannels), blocks = p.batch * channel_blocks;
@@ -486,32 +466,39 @@ Error scan_backward(const SelectiveScanBwdParams& p) {
 
   const auto kernel = scan_backward_kernel<Config, Resets, ParameterGradients>;
   constexpr int kBytes = sizeof(typename Backward<Config>::Memory);
-  MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kOp));
+  MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kScanBackward));
   kernel<<<static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes, stream()>>>(p, split, partials);
-  MAMBATUNE_CHECK_LAUNCH(kOp);
-  sum_channel_blocks_kernel<<<static_cast<unsigned>(ceil_div(count, kSumThreads)), kSumThreads, 0, stream()>>>(
-      p, BC.get(), static_cast<int>(channel_blocks), Config::kStored);
-  MAMBATUNE_CHECK_LAUNCH(kOp);
-  if (p.dA) MAMBATUNE_TRY(column_sums(A.get(), p.dA, parts, p.d_inner * p.d_state, kOp));
-  if (p.dD) MAMBATUNE_TRY(column_sums(D.get(), p.dD, parts, p.d_inner, kOp));
-  if (p.ddelta_bias) MAMBATUNE_TRY(column_sums(bias.get(), p.ddelta_bias, parts, p.d_inner, kOp));
+  MAMBATUNE_CHECK_LAUNCH(kScanBackward);
+  MAMBATUNE_TRY(sum_channel_blocks(p, BC.get(), channel_blocks, Config::kStored));
+  if (p.dA) MAMBATUNE_TRY(column_sums(A.get(), p.dA, parts, p.d_inner * p.d_state, kScanBackward));
+  if (p.dD) MAMBATUNE_TRY(column_sums(D.get(), p.dD, parts, p.d_inner, kScanBackward));
+  if (p.ddelta_bias) MAMBATUNE_TRY(column_sums(bias.get(), p.ddelta_bias, parts, p.d_inner, kScanBackward));
   return nullptr;
 }
 
 // No elements: the sums over them are zero.
 Error zero_parameter_gradients(const SelectiveScanBwdParams& p) {
   const size_t channels = static_cast<size_t>(p.d_inner) * sizeof(float);
-  if (p.dA) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dA, 0, channels * static_cast<size_t>(p.d_state), stream()), kOp));
-  if (p.dD) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dD, 0, channels, stream()), kOp));
-  if (p.ddelta_bias) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.ddelta_bias, 0, channels, stream()), kOp));
+  if (p.dA) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dA, 0, channels * static_cast<size_t>(p.d_state), stream()), kScanBackward));
+  if (p.dD) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.dD, 0, channels, stream()), kScanBackward));
+  if (p.ddelta_bias) MAMBATUNE_TRY(describe_error(cudaMemsetAsync(p.ddelta_bias, 0, channels, stream()), kScanBackward));
   return nullptr;
 }
 
 }  // namespace
 
+Error sum_channel_blocks(const SelectiveScanBwdParams& p, const float* partial, int64_t blocks, int stored) {
+  const int64_t count = p.batch * p.seqlen * 2 * stored;
+  sum_channel_blocks_kernel<<<static_cast<unsigned>(ceil_div(count, kSumThreads)), kSumThreads, 0, stream()>>>(
+      p, partial, static_cast<int>(blocks), stored);
+  MAMBATUNE_CHECK_LAUNCH(kScanBackward);
+  return nullptr;
+}
+
 Error selective_scan_bwd(const SelectiveScanBwdParams& p) {
   const bool parameters = p.dA || p.dD || p.ddelta_bias;
   if (p.batch == 0 || p.seqlen == 0 || p.d_inner == 0) return zero_parameter_gradients(p);
+  if (matmul_precision() != MatmulPrecision::kHighest && tensor_cores_fit(p)) return selective_scan_bwd_tensor_cores(p);
   return with_scan_config(p, [&](auto config) {
     using Config = decltype(config);
     if (p.seq_idx) return parameters ? scan_backward<Config, true, true>(p) : scan_backward<Config, true, false>(p);

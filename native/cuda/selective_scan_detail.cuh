@@ -247,7 +247,8 @@ __global__ void __launch_bounds__(Config::kThreads)
   float* rows = reinterpret_cast<float*>(memory);                                // [kScanTile][kStored]: B, or C in reverse
   float2* steps = reinterpret_cast<float2*>(rows + kScanTile * Config::kStored);  // [kScanTile][kChannels]: delta', input
   int* resets = reinterpret_cast<int*>(steps + kScanTile * Config::kChannels);
-  const ScanPlace<Config> place(p, split.chunks);
+  ScanPlace<Config> place(p, split.chunks - 1);  // nothing follows the last chunk
+  if (Reverse) ++place.chunk;
   const float bias = p.delta_bias && place.staged_live ? p.delta_bias[place.staged_channel] : 0.0f;
 
   float A[kStates], state[kStates] = {}, elapsed = 0.0f;
@@ -339,9 +340,10 @@ __global__ void join_chunks_kernel(float* states, const float* decays, const flo
   for (int k = 0; k < chunks; ++k) {
     const int chunk = Reverse ? chunks - 1 - k : k;
     const int64_t at = (batch * chunks + chunk) * chunk_states + channel * stored + n;
-    const float end = states[at];
+    const bool last = k + 1 == chunks;
+    const float end = last ? 0.0f : states[at], decay = last ? 0.0f : decays[at];
     states[at] = state;
-    state = fmaf(decays[at], state, end);
+    state = fmaf(decay, state, end);
   }
 }
 
@@ -355,7 +357,7 @@ Error start_chunks(const SelectiveScanInputs& p, const float* dout, const float*
   MAMBATUNE_TRY(states.reserve(floats));
   MAMBATUNE_TRY(decays.reserve(floats));
   constexpr int kBytes = kScanTile * (Config::kStored * 4 + Config::kChannels * 8 + 4);
-  const int64_t blocks = p.batch * split.chunks * ceil_div(p.d_inner, Config::kChannels);
+  const int64_t blocks = p.batch * (split.chunks - 1) * ceil_div(p.d_inner, Config::kChannels);
   scan_summary_kernel<Config, Resets, Reverse>
       <<<static_cast<unsigned>(blocks), Config::kThreads, kBytes, stream()>>>(p, dout, split, states.get(), decays.get());
   MAMBATUNE_CHECK_LAUNCH(kOp);

@@ -14,7 +14,9 @@
 namespace mambatune {
 namespace cuda {
 
-MatmulPrecision matmul_precision() { return MatmulPrecision::kHigh; }
+inline MatmulPrecision precision = MatmulPrecision::kHigh;
+
+MatmulPrecision matmul_precision() { return precision; }
 
 }  // namespace cuda
 
@@ -22,6 +24,7 @@ namespace self_check {
 namespace {
 
 constexpr double kTolerance = 1e-5;
+constexpr double kTf32Product = 0x1p-9;  // relative error of a product whose two factors are cut to TF32
 
 struct Shape {
   int64_t batch, seqlen, d_inner, d_state;  // d_state: d_conv for the convolution
@@ -49,11 +52,11 @@ struct ScanCase {
   Shape shape;
   unsigned options;
   TensorPtr u, delta, A, B, C, D, z, bias, h0, dout, dlast;
-  TensorPtr out, last, checkpoints, du, ddelta, dB, dC, dz, dA, dD, dbias, dh0;
+  TensorPtr out, last, checkpoints, du, ddelta, dB, dC, dz, dA, dD, dbias, dh0, out_again;
   std::vector<int32_t> ids;
   std::unique_ptr<DeviceInts> device_ids;
 
-  ScanCase(const Shape& s, unsigned chosen, int64_t padding) : shape(s), options(chosen) {
+  ScanCase(const Shape& s, unsigned chosen, int64_t padding, int64_t state_padding) : shape(s), options(chosen) {
     const int64_t rows = s.batch * s.seqlen, E = s.d_inner, N = s.d_state;
     u = uniform(rows, E, -2, 2, padding);
     // A plain delta must be a step size; unpacked rows get raw deltas beyond the softplus threshold now and then.
@@ -65,10 +68,10 @@ struct ScanCase {
     A = uniform(E, N, -1.5f, -0.5f);
     for (int64_t i = 0; i < E * N; ++i) A->host[i] *= static_cast<float>(1 + i % N % 16);
     A->upload();
-    B = uniform(rows, N, -1, 1, padding), C = uniform(rows, N, -1, 1, padding), D = uniform(1, E, -1, 1);
+    B = uniform(rows, N, -1, 1, state_padding), C = uniform(rows, N, -1, 1, state_padding), D = uniform(1, E, -1, 1);
     z = uniform(rows, E, -3, 3, 2 * padding), bias = uniform(1, E, -0.2f, 0.2f), h0 = uniform(s.batch * E, N, -1, 1);
     dout = uniform(rows, E, -1, 1), dlast = uniform(s.batch * E, N, -1, 1);
-    out = output(rows, E), last = output(s.batch * E, N);
+    out = output(rows, E), out_again = output(rows, E), last = output(s.batch * E, N);
     checkpoints = output(1, static_cast<int64_t>(cuda::selective_scan_checkpoint_size(s.batch, s.seqlen, E, N)));
     du = output(rows, E, padding), ddelta = output(rows, E, padding), dz = output(rows, E, padding);
     dB = output(rows, N, padding), dC = output(rows, N, padding);
@@ -100,24 +103,35 @@ struct ScanCase {
     return cuda::selective_scan_fwd(p);
   }
 
-  Error backward() const {
+  SelectiveScanBwdParams gradients() const {
     SelectiveScanBwdParams p = {};
     static_cast<SelectiveScanInputs&>(p) = inputs(true);
     p.checkpoints = checkpoints->device, p.dout = dout->device;
     p.du = du->device, p.du_row_stride = du->stride, p.ddelta = ddelta->device, p.ddelta_row_stride = ddelta->stride;
     p.dB = dB->device, p.dB_row_stride = dB->stride, p.dC = dC->device, p.dC_row_stride = dC->stride;
+    p.out = out_again->device;
     if (options & kZ) p.dz = dz->device, p.dz_row_stride = dz->stride;
     if (options & kStates) p.dlast_state = dlast->device, p.dh0 = dh0->device;
     if (options & kParameters) p.dA = dA->device, p.dD = dD->device, p.ddelta_bias = dbias->device;
-    return cuda::selective_scan_bwd(p);
+    return p;
   }
+
+  Error backward() const { return cuda::selective_scan_bwd(gradients()); }
 };
 
+double largest(const Doubles& values) {
+  double most = 1e-30;
+  for (const double value : values) most = std::max(most, std::fabs(value));
+  return most;
+}
+
 void check_scan(Report& report, const Shape& shape, unsigned options) {
-  ScanCase c(shape, options, options & kD ? 4 : 3);  // rows of B and C aligned for quads or not
+  const bool tf32 = cuda::matmul_precision() != MatmulPrecision::kHighest;
+  const int64_t padding = options & kD ? 4 : 3;  // rows of B and C aligned for quads or not
+  ScanCase c(shape, options, tf32 && options & kZ ? 4 : padding, padding);
   const std::string where = describe(shape, options);
   const ScanReference want = reference_scan(c.inputs(false), c.dout->host.data(), options & kStates ? c.dlast->host.data() : nullptr);
-  std::vector<Tensor*> outputs = {c.out.get(), c.du.get(), c.ddelta.get(), c.dB.get(), c.dC.get()};
+  std::vector<Tensor*> outputs = {c.out.get(), c.out_again.get(), c.du.get(), c.ddelta.get(), c.dB.get(), c.dC.get()};
   if (options & kZ) outputs.push_back(c.dz.get());
   if (options & kStates) outputs.insert(outputs.end(), {c.last.get(), c.dh0.get()});
   if (options & kParameters) outputs.insert(outputs.end(), {c.dA.get(), c.dD.get(), c.dbias.get()});
@@ -125,11 +139,12 @@ void check_scan(Report& report, const Shape& shape, unsigned options) {
     const Error error = c.forward();
     return error ? error : c.backward();
   });
-  const auto compare = [&](const char* name, const TensorPtr& got, const Doubles& wanted) {
-    report.compare(std::string("selective_scan ") + name, where, *got, wanted, kTolerance);
+  const auto compare = [&](const char* name, const TensorPtr& got, const Doubles& wanted, const Doubles& terms = {}) {
+    const double sums = terms.empty() ? 0.0 : kTf32Product * largest(terms) / largest(wanted);
+    report.compare(std::string(tf32 ? "selective_scan, TF32, " : "selective_scan ") + name, where, *got, wanted, kTolerance + sums);
   };
-  compare("out", c.out, want.out), compare("du", c.du, want.du), compare("ddelta", c.ddelta, want.ddelta);
-  compare("dB", c.dB, want.dB), compare("dC", c.dC, want.dC);
+  compare("out", c.out, want.out), compare("out again", c.out_again, want.out), compare("du", c.du, want.du), compare("ddelta", c.ddelta, want.ddelta);
+  compare("dB", c.dB, want.dB, tf32 ? want.dB_terms : Doubles()), compare("dC", c.dC, want.dC, tf32 ? want.dC_terms : Doubles());
   if (options & kZ) compare("dz", c.dz, want.dz);
   if (options & kStates) compare("last_state", c.last, want.last_state), compare("dh0", c.dh0, want.dh0);
   if (options & kParameters) compare("dA", c.dA, want.dA), compare("dD", c.dD, want.dD), compare("ddelta_bias", c.dbias, want.ddelta_bias);
@@ -318,8 +333,13 @@ bool check() {
   for (const Shape& shape : std::vector<Shape>{{1, 1, 1, 1},    {3, 1, 33, 16},  {2, 2, 5, 3},    {2, 3, 31, 16},   {1, 31, 32, 16},
                                                {2, 32, 33, 16}, {1, 33, 64, 8},  {2, 129, 40, 16}, {1, 1000, 48, 16}, {2, 2048, 35, 16},
                                                {2, 70, 20, 32}, {1, 100, 12, 64}, {2, 70, 6, 100}, {1, 70, 5, 256},  {1, 700, 7, 200},
-                                               {60, 65, 33, 16}, {110, 5, 20, 12}}) {
-    for (const unsigned options : option_sets(kScanOptions)) check_scan(report, shape, options);
+                                               {60, 65, 33, 16}, {110, 5, 20, 12}, {2, 70, 20, 16}, {1, 7, 4, 16}}) {
+    for (const unsigned options : option_sets(kScanOptions)) {
+      cuda::precision = MatmulPrecision::kHighest;
+      check_scan(report, shape, options);
+      cuda::precision = MatmulPrecision::kHigh;
+      if (shape.d_state == 16) check_scan(report, shape, options & ~kParameters);
+    }
   }
   for (const Shape& shape : std::vector<Shape>{{1, 1, 1, 4}, {2, 1, 64, 4}, {2, 2, 33, 4}, {2, 16, 64, 4}, {1, 17, 36, 4}, {2, 33, 20, 3},
                                                {1, 129, 5, 2}, {2, 100, 516, 4}, {1, 50, 12, 1}, {2, 40, 24, 8}, {1, 1000, 64, 4}, {1, 5, 8, 7},
@@ -350,7 +370,7 @@ void print_time(const char* op, const Shape& s, double microseconds, double mega
 }
 
 void measure() {
-  printf("medians of 50 graph replays, cold cache; bytes are the operands' alone\n");
+  printf("medians of 50 graph replays, cold cache; bytes are the operands' alone; TF32\n");
   struct Row {
     Shape shape;
     const char* targets[4];  // scan and convolution, forward and backward
@@ -361,10 +381,10 @@ void measure() {
     const Shape& s = row.shape;
     const double array = 4e-6 * static_cast<double>(s.batch * s.seqlen * s.d_inner);  // MB
     {
-      const ScanCase scan(s, kZ | kD | kBias | kSoftplus, 0);
+      const ScanCase scan(s, kZ | kD | kBias | kSoftplus, 0, 0);
       print_time("selective_scan fwd", s, time_graph([&] { return scan.forward(); }), 4 * array, row.targets[0]);
       print_time("selective_scan bwd", s, time_graph([&] { return scan.backward(); }), 7 * array, row.targets[1]);
-      ScanCase trained(s, kZ | kD | kBias | kSoftplus | kParameters, 0);
+      ScanCase trained(s, kZ | kD | kBias | kSoftplus | kParameters, 0, 0);
       require(trained.forward());
       print_time("  with dA, dD, dbias", s, time_graph([&] { return trained.backward(); }), 7 * array, "-");
     }
@@ -384,7 +404,7 @@ void measure() {
   }
   for (const int64_t batch : {1, 64}) {
     const Shape step = {batch, 1, 1536, 16};
-    const ScanCase scan(step, kZ | kD | kBias | kSoftplus | kH0 | kStates, 0);
+    const ScanCase scan(step, kZ | kD | kBias | kSoftplus | kH0 | kStates, 0, 0);
     print_time("selective_scan step", step, time_graph([&] { return scan.forward(); }), 8e-6 * batch * 1536 * 16, "-");
     const ConvCase conv({batch, 1, 1536, 4}, kConvBias | kConvSilu | kConvState, 0);
     print_time("causal_conv1d step", step, time_graph([&] { return conv.forward(); }), 4e-6 * batch * 1536 * 8, "-");

@@ -18,6 +18,7 @@ inline double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 struct ScanReference {
   Doubles out, last_state, du, ddelta, dB, dC, dz, dA, dD, ddelta_bias, dh0;
+  Doubles dB_terms, dC_terms;  // sums of the magnitudes of what dB and dC sum over channels
 };
 
 // Forward and backward in one; dlast_state may be null.
@@ -25,7 +26,7 @@ inline ScanReference reference_scan(const SelectiveScanInputs& p, const float* d
   const int64_t rows = p.batch * p.seqlen, N = p.d_state, E = p.d_inner;
   ScanReference r;
   for (Doubles* v : {&r.out, &r.du, &r.ddelta, &r.dz}) v->assign(rows * E, 0.0);
-  for (Doubles* v : {&r.dB, &r.dC}) v->assign(rows * N, 0.0);
+  for (Doubles* v : {&r.dB, &r.dC, &r.dB_terms, &r.dC_terms}) v->assign(rows * N, 0.0);
   for (Doubles* v : {&r.last_state, &r.dh0}) v->assign(p.batch * E * N, 0.0);
   r.dA.assign(E * N, 0.0), r.dD.assign(E, 0.0), r.ddelta_bias.assign(E, 0.0);
   Doubles h((p.seqlen + 1) * N), g(N);
@@ -70,6 +71,8 @@ inline ScanReference reference_scan(const SelectiveScanInputs& p, const float* d
           g[n] += p.C[row * p.C_row_stride + n] * dy;
           r.dC[row * N + n] += dy * h[(t + 1) * N + n];
           r.dB[row * N + n] += delta * u * g[n];
+          r.dC_terms[row * N + n] += std::fabs(dy * h[(t + 1) * N + n]);
+          r.dB_terms[row * N + n] += std::fabs(delta * u * g[n]);
           grad_input += g[n] * B;
           grad_delta += g[n] * decay * before * A;
           r.dA[c * N + n] += g[n] * decay * before * delta;
