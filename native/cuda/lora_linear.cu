@@ -19,6 +19,7 @@
 #include "few_rows.cuh"
 #include "launch.cuh"
 #include "low_rank.cuh"
+#include "short_product.cuh"
 #include "small_rows_gradient.cuh"
 #include "weight_cache.cuh"
 
@@ -83,7 +84,8 @@ struct Factor {
 
 Error large_product(Gemm g, const char* op) {
   g.bfloat16 = uses_bfloat16();
-  return gemm(g, op);
+  const bool is_short = matmul_precision() == MatmulPrecision::kHighest && short_product_fits(g);
+  return is_short ? short_product(g, op) : gemm(g, op);
 }
 
 Error project_input(const LoraLinearInputs& in, float* xa, int64_t xa_row_stride, const char* op) {

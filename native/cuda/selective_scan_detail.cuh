@@ -10,6 +10,8 @@
 #pragma once
 #include <cuda_pipeline_primitives.h>
 
+#include <type_traits>
+
 #include "../include/selective_scan.h"
 #include "common.cuh"
 
@@ -347,6 +349,10 @@ __global__ void join_chunks_kernel(float* states, const float* decays, const flo
   }
 }
 
+// Of a summary: half the states a thread where that can be, since few blocks walk at once.
+template <class Config>
+using SummaryConfig = std::conditional_t<Config::kLanes == 4 && Config::kStates == 4, ScanConfig<8, 2>, Config>;
+
 // Fills split.starts (memory held by `states`) when time is split.
 template <class Config, bool Resets, bool Reverse>
 Error start_chunks(const SelectiveScanInputs& p, const float* dout, const float* initial, TimeSplit& split, Scratch& states) {
@@ -356,10 +362,11 @@ Error start_chunks(const SelectiveScanInputs& p, const float* dout, const float*
   Scratch decays;
   MAMBATUNE_TRY(states.reserve(floats));
   MAMBATUNE_TRY(decays.reserve(floats));
-  constexpr int kBytes = kScanTile * (Config::kStored * 4 + Config::kChannels * 8 + 4);
-  const int64_t blocks = p.batch * (split.chunks - 1) * ceil_div(p.d_inner, Config::kChannels);
-  scan_summary_kernel<Config, Resets, Reverse>
-      <<<static_cast<unsigned>(blocks), Config::kThreads, kBytes, stream()>>>(p, dout, split, states.get(), decays.get());
+  using Summary = SummaryConfig<Config>;
+  constexpr int kBytes = kScanTile * (Summary::kStored * 4 + Summary::kChannels * 8 + 4);
+  const int64_t blocks = p.batch * (split.chunks - 1) * ceil_div(p.d_inner, Summary::kChannels);
+  scan_summary_kernel<Summary, Resets, Reverse>
+      <<<static_cast<unsigned>(blocks), Summary::kThreads, kBytes, stream()>>>(p, dout, split, states.get(), decays.get());
   MAMBATUNE_CHECK_LAUNCH(kOp);
   join_chunks_kernel<Reverse><<<static_cast<unsigned>(ceil_div(count, 256)), 256, 0, stream()>>>(
       states.get(), decays.get(), initial, count, split.chunks, p.d_inner, static_cast<int>(p.d_state), Config::kStored);

@@ -84,6 +84,7 @@ const ROWS_OF_A_STEP: Dimensions[] = [
   { rows: 130, inFeatures: 48, outFeatures: 51, r: 12 },
   { rows: 200, inFeatures: 88, outFeatures: 36, r: 16 },
   { rows: 70, inFeatures: 16, outFeatures: 200, r: 0 },
+  { rows: 1090, inFeatures: 48, outFeatures: 1004, r: 0 },
 ];
 /** Of an element, relative to the largest: inputs of 24, 11 and 8 bits. */
 const RTOL = { highest: 1e-5, high: 2e-3, medium: 2e-2 };
