@@ -87,18 +87,7 @@ __global__ void __launch_bounds__(32 * kMostWarps)
     memory.factors[warp][lane] = p.scaling * sum;
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const float4* factors = reinterpret_cast<const float4*>(memory.factors[warp] + i * kChunk);
-      const float4 low = factors[0], high = factors[1];
-      add_scaled(sums[0], low.x, row[i]);
-      add_scaled(sums[1], low.y, row[i]);
-      add_scaled(sums[2], low.z, row[i]);
-      add_scaled(sums[3], low.w, row[i]);
-      add_scaled(sums[4], high.x, row[i]);
-      add_scaled(sums[5], high.y, row[i]);
-      add_scaled(sums[6], high.z, row[i]);
-      add_scaled(sums[7], high.w, row[i]);
-    }
+    for (int i = 0; i < kRows; ++i) add_row(sums, memory.factors[warp] + i * kChunk, row[i]);
   }
   float* to = parts + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * kChunk * all_cols + threadIdx.x * 4;
 #pragma unroll

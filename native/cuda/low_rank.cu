@@ -159,18 +159,7 @@ __global__ void __launch_bounds__(kPassThreads, 4) row_pass_kernel(const __grid_
     }
     if (parts.over_rows) {
 #pragma unroll
-      for (int i = 0; i < kGroupRows; ++i) {
-        const float4* small = reinterpret_cast<const float4*>(memory.small + (row + i) * kChunk);
-        const float4 low = small[0], high = small[1];
-        add_scaled(sums[0], low.x, x[i]);
-        add_scaled(sums[1], low.y, x[i]);
-        add_scaled(sums[2], low.z, x[i]);
-        add_scaled(sums[3], low.w, x[i]);
-        add_scaled(sums[4], high.x, x[i]);
-        add_scaled(sums[5], high.y, x[i]);
-        add_scaled(sums[6], high.z, x[i]);
-        add_scaled(sums[7], high.w, x[i]);
-      }
+      for (int i = 0; i < kGroupRows; ++i) add_row(sums, memory.small + (row + i) * kChunk, x[i]);
     }
     if constexpr (OverCols) {
       float dots[kGroupRows * kChunk];

@@ -24,6 +24,19 @@ __device__ __forceinline__ void add_scaled(float4& sum, float scale, float4 x) {
   sum.w = fmaf(scale, x.w, sum.w);
 }
 
+// sums[k] += factors[k] * x
+__device__ __forceinline__ void add_row(float4 (&sums)[kChunk], const float* factors, float4 x) {
+  const float4 low = reinterpret_cast<const float4*>(factors)[0], high = reinterpret_cast<const float4*>(factors)[1];
+  add_scaled(sums[0], low.x, x);
+  add_scaled(sums[1], low.y, x);
+  add_scaled(sums[2], low.z, x);
+  add_scaled(sums[3], low.w, x);
+  add_scaled(sums[4], high.x, x);
+  add_scaled(sums[5], high.y, x);
+  add_scaled(sums[6], high.z, x);
+  add_scaled(sums[7], high.w, x);
+}
+
 __device__ __forceinline__ float add_dot(float sum, float4 a, float4 b) {
   return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
 }

@@ -89,19 +89,12 @@ __device__ __forceinline__ float exchange(bool keeps_high, float low, float high
   return (keeps_high ? high : low) + __shfl_xor_sync(0xffffffffu, keeps_high ? low : high, Mask);
 }
 
-// log(1 + exp(x)) as softplus() has it, and its slope, from one exponential.
+// softplus() and its slope, from one exponential.
 __device__ __forceinline__ float softplus_and_slope(float x, float& slope) {
   const float e = exp2_fast(-kLog2E * fabsf(x));
   const float r = reciprocal(1.0f + e);
   slope = x > 0.0f ? r : e * r;
-  const float s = e * reciprocal(2.0f + e), q = s * s;
-  float series = fmaf(q, 2.0f / 13, 2.0f / 11);
-  series = fmaf(q, series, 2.0f / 9);
-  series = fmaf(q, series, 2.0f / 7);
-  series = fmaf(q, series, 2.0f / 5);
-  series = fmaf(q, series, 2.0f / 3);
-  series = fmaf(q, series, 2.0f);
-  return fmaf(s, series, fmaxf(x, 0.0f));
+  return softplus_of(x, e);
 }
 
 __device__ __forceinline__ void load_quad(float (&to)[4], const float* from) {

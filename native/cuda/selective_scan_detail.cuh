@@ -202,10 +202,9 @@ __device__ __forceinline__ void store_vector(float* to, const float (&from)[Coun
   }
 }
 
-// log(1 + exp(x)); from x = 20 on float32 makes it x by itself. log(1 + e) = 2 atanh(e / (2 + e)) as a series keeps its relative
-// accuracy for small e, where 1 + e would lose it.
-__device__ __forceinline__ float softplus(float x) {
-  const float e = exp2_fast(-kLog2E * fabsf(x));
+// log(1 + exp(x)) with e = exp(-|x|); from x = 20 on float32 makes it x by itself. log(1 + e) = 2 atanh(e / (2 + e)) as a series keeps
+// its relative accuracy for small e, where 1 + e would lose it.
+__device__ __forceinline__ float softplus_of(float x, float e) {
   const float s = e * reciprocal(2.0f + e), q = s * s;
   float series = fmaf(q, 2.0f / 13, 2.0f / 11);
   series = fmaf(q, series, 2.0f / 9);
@@ -215,6 +214,8 @@ __device__ __forceinline__ float softplus(float x) {
   series = fmaf(q, series, 2.0f);
   return fmaf(s, series, fmaxf(x, 0.0f));
 }
+
+__device__ __forceinline__ float softplus(float x) { return softplus_of(x, exp2_fast(-kLog2E * fabsf(x))); }
 
 // delta' of raw deltas with their bias, with one branch for all of them.
 template <int Count>

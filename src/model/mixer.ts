@@ -148,29 +148,10 @@ function isFusible({ norm, conv1d, aLog, d, inProj, xProj, dtProj, outProj, scan
   );
 }
 
-function runFused(
-  layer: MambaLayer,
-  hidden: Tensor,
-  residual: Tensor | null,
-  { seqIdx, dropout }: MixerContext,
-): LayerResult {
-  const operands = (module: LinearModule) => ({ ...linearOperands(module, dropout), bias: biasOf(module) });
+function runFused(layer: MambaLayer, hidden: Tensor, residual: Tensor | null, context: MixerContext): LayerResult {
+  const { seqIdx, dropout } = context;
   const { out, residualOut } = mambaBlock(
-    {
-      hidden: hidden as Tensor3D,
-      residual: residual as Tensor3D | null,
-      norm: layer.norm as unknown as Tensor1D,
-      convWeight: convWeightOf(layer.conv1d),
-      convBias: biasOf(layer.conv1d),
-      A: stateDecay(layer),
-      D: layer.d as unknown as Tensor1D,
-      seqIdx,
-      inProj: operands(layer.inProj),
-      xProj: operands(layer.xProj),
-      dtProj: operands(layer.dtProj),
-      outProj: operands(layer.outProj),
-      dropoutStep: dropoutStepOf(dropout),
-    },
+    { ...layerOperands(layer, hidden, residual, dropout), seqIdx, dropoutStep: dropoutStepOf(dropout) },
     { eps: layer.eps, ...(dropout && { seed: dropout.seed }) },
   );
   return { hidden: out, residual: residualOut };
@@ -178,26 +159,28 @@ function runFused(
 
 /** One position, with the state updated in place. */
 function runStep(layer: MambaLayer, hidden: Tensor, residual: Tensor | null, state: LayerState): LayerResult {
-  const operands = (module: LinearModule) => ({ ...linearOperands(module, null), bias: biasOf(module) });
   const { out, residualOut } = mambaLayerStep(
-    {
-      hidden: hidden as Tensor3D,
-      residual: residual as Tensor3D | null,
-      norm: layer.norm as unknown as Tensor1D,
-      convWeight: convWeightOf(layer.conv1d),
-      convBias: biasOf(layer.conv1d),
-      A: stateDecay(layer),
-      D: layer.d as unknown as Tensor1D,
-      convState: state.conv,
-      ssmState: state.ssm,
-      inProj: operands(layer.inProj),
-      xProj: operands(layer.xProj),
-      dtProj: operands(layer.dtProj),
-      outProj: operands(layer.outProj),
-    },
+    { ...layerOperands(layer, hidden, residual, null), convState: state.conv, ssmState: state.ssm },
     { eps: layer.eps },
   );
   return { hidden: out, residual: residualOut };
+}
+
+function layerOperands(layer: MambaLayer, hidden: Tensor, residual: Tensor | null, dropout: DropoutState) {
+  const linear = (module: LinearModule) => ({ ...linearOperands(module, dropout), bias: biasOf(module) });
+  return {
+    hidden: hidden as Tensor3D,
+    residual: residual as Tensor3D | null,
+    norm: layer.norm as unknown as Tensor1D,
+    convWeight: convWeightOf(layer.conv1d),
+    convBias: biasOf(layer.conv1d),
+    A: stateDecay(layer),
+    D: layer.d as unknown as Tensor1D,
+    inProj: linear(layer.inProj),
+    xProj: linear(layer.xProj),
+    dtProj: linear(layer.dtProj),
+    outProj: linear(layer.outProj),
+  };
 }
 
 /** A of a layer: -exp(A_log). While A_log does not train, it is the layer's to keep. */

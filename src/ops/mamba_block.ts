@@ -31,7 +31,8 @@ export interface BlockLinearInputs {
   offset?: number;
 }
 
-export interface MambaBlockInputs extends Record<BlockLinear, BlockLinearInputs> {
+/** What a layer is computed from. */
+export interface MambaLayerInputs<Linear> extends Record<BlockLinear, Linear> {
   /** [batch, seqlen, d_model], float32. */
   hidden: Tensor3D;
   /** The residual stream that hidden is added to [batch, seqlen, d_model]. Default none: hidden is the stream. */
@@ -46,6 +47,9 @@ export interface MambaBlockInputs extends Record<BlockLinear, BlockLinearInputs>
   A: Tensor2D;
   /** [d_inner] */
   D: Tensor1D;
+}
+
+export interface MambaBlockInputs extends MambaLayerInputs<BlockLinearInputs> {
   /** Document of each position [batch, seqlen], int32. Default one document a row. */
   seqIdx?: Tensor2D | null;
   /** As in loraLinear. Default none. */
@@ -71,16 +75,10 @@ export function hasMambaBlock(): boolean {
  * @param options.seed key of the dropout masks. Default 0
  */
 export function mambaBlock(inputs: MambaBlockInputs, options: { eps: number; seed?: number }): MambaBlockResult {
-  const { inProj, xProj, dtProj, outProj, ...rest } = inputs;
-  const linears: Record<BlockLinear, BlockLinearInputs> = { inProj, xProj, dtProj, outProj };
-  const tensors: Record<string, Tensor | null | undefined> = { ...rest };
-  for (const name of BLOCK_LINEARS) {
-    const { W, bias, A, B } = linears[name];
-    Object.assign(tensors, { [`${name}W`]: W, [`${name}Bias`]: bias, [`${name}A`]: A, [`${name}B`]: B });
-  }
+  const tensors = kernelOperands(inputs);
   const settings = Object.fromEntries(
     BLOCK_LINEARS.map((name) => {
-      const { scaling = 1, dropout = 0, offset = 0 } = linears[name];
+      const { scaling = 1, dropout = 0, offset = 0 } = inputs[name];
       return [name, { scaling, dropout, offset }];
     }),
   );
@@ -89,4 +87,14 @@ export function mambaBlock(inputs: MambaBlockInputs, options: { eps: number; see
   const [out, residualOut] = (inputs.residual ? outputs : [outputs[0], inputs.hidden]) as [Tensor3D, Tensor3D];
   for (const saved of outputs.slice(inputs.residual ? 2 : 1)) saved.dispose();
   return { out, residualOut };
+}
+
+/** A layer's inputs under the names that its kernels have for them: those of a projection stand behind its name. */
+export function kernelOperands(inputs: MambaLayerInputs<BlockLinearInputs>): Record<string, Tensor | null | undefined> {
+  const { inProj, xProj, dtProj, outProj, ...rest } = inputs;
+  const tensors: Record<string, Tensor | null | undefined> = { ...rest };
+  for (const [name, { W, bias, A, B }] of Object.entries({ inProj, xProj, dtProj, outProj })) {
+    Object.assign(tensors, { [`${name}W`]: W, [`${name}Bias`]: bias, [`${name}A`]: A, [`${name}B`]: B });
+  }
+  return tensors;
 }

@@ -4,27 +4,20 @@
  * tokens of a generation are. Same formulas as the ops that it stands for (rmsNorm, loraLinear, causalConv1d, selectiveScan); the
  * backends have it where they have mambaBlock, and it has no gradient.
  */
-import type { Tensor, Tensor1D, Tensor2D, Tensor3D } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor3D } from '@tensorflow/tfjs-core';
 import { runKernel } from '../autograd/engine.ts';
 import { isFrozen } from './frozen.ts';
-import { BLOCK_LINEARS, type BlockLinear, type BlockLinearInputs } from './mamba_block.ts';
+import {
+  BLOCK_LINEARS,
+  type BlockLinear,
+  type BlockLinearInputs,
+  kernelOperands,
+  type MambaLayerInputs,
+} from './mamba_block.ts';
 import { checkDtype, checkShape } from './shapes.ts';
 
-export interface MambaLayerStepInputs extends Record<BlockLinear, Omit<BlockLinearInputs, 'dropout' | 'offset'>> {
-  /** [batch, 1, d_model], float32. */
-  hidden: Tensor3D;
-  /** The residual stream that hidden is added to [batch, 1, d_model]. Default none: hidden is the stream. */
-  residual?: Tensor3D | null;
-  /** Weight of the norm [d_model]. */
-  norm: Tensor1D;
-  /** [d_inner, d_conv], 1 <= d_conv <= 8. */
-  convWeight: Tensor2D;
-  /** [d_inner]. Default none. */
-  convBias?: Tensor1D | null;
-  /** [d_inner, d_state], -exp(A_log). */
-  A: Tensor2D;
-  /** [d_inner] */
-  D: Tensor1D;
+/** seqlen is 1, and d_conv at most 8. */
+export interface MambaLayerStepInputs extends MambaLayerInputs<Omit<BlockLinearInputs, 'dropout' | 'offset'>> {
   /** The last inputs of the convolution, written over [batch, d_conv - 1, d_inner]. */
   convState: Tensor3D;
   /** Written over [batch, d_inner, d_state]. */
@@ -45,15 +38,9 @@ export type MambaLayerStepResult = {
  */
 export function mambaLayerStep(inputs: MambaLayerStepInputs, options: { eps: number }): MambaLayerStepResult {
   check(inputs);
-  const { inProj, xProj, dtProj, outProj, ...rest } = inputs;
-  const linears = { inProj, xProj, dtProj, outProj };
-  const tensors: Record<string, Tensor | null | undefined> = { ...rest };
-  for (const name of BLOCK_LINEARS) {
-    const { W, bias, A, B } = linears[name];
-    Object.assign(tensors, { [`${name}W`]: W, [`${name}Bias`]: bias, [`${name}A`]: A, [`${name}B`]: B });
-  }
-  const scaling = Object.fromEntries(BLOCK_LINEARS.map((name) => [name, linears[name].scaling ?? 1]));
-  const frozen = BLOCK_LINEARS.every((name) => isFrozen(linears[name].W));
+  const tensors = kernelOperands(inputs);
+  const scaling = Object.fromEntries(BLOCK_LINEARS.map((name) => [name, inputs[name].scaling ?? 1]));
+  const frozen = BLOCK_LINEARS.every((name) => isFrozen(inputs[name].W));
   const [out, sum] = runKernel<Tensor[]>('MambaLayerStep', tensors, { ...options, scaling, frozen }) as [
     Tensor3D,
     Tensor3D?,
