@@ -271,10 +271,41 @@ napi_value choose_likeliest(napi_env env, napi_callback_info info) {
   return args.ok() ? args.finish(device->choose_likeliest(p)) : nullptr;
 }
 
+napi_value sample_token(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  SampleTokenParams p{};
+  p.rows = args.size();
+  p.cols = args.size();
+  p.slots = args.size();
+  p.do_sample = args.boolean();
+  p.temperature = args.number();
+  p.top_k = args.size();
+  p.top_p = args.number();
+  p.log_min_p = args.number();
+  p.penalty = args.number();
+  p.seed = args.uint64();
+  p.stream = args.uint32();
+  if (args.ok() && p.slots == 0) args.fail("sample_token: there must be a slot for a choice");
+  if (args.ok() && (p.cols == 0 || p.cols > INT32_MAX)) args.fail("sample_token: a row must have 1 to 2^31 - 1 logits");
+  p.logits = args.input<float>({p.rows, p.cols});
+  p.substreams = args.input<int32_t>({p.rows});
+  p.positions = args.output<int32_t>({p.rows});
+  p.seen = args.output<uint32_t>({p.rows, p.cols / 32 + (p.cols % 32 > 0)}, true);
+  p.tokens = args.output<int32_t>({p.rows});
+  p.choices = args.output<int32_t>({p.slots, p.rows});
+  p.counts = args.output<int32_t>({p.rows});
+  if (args.ok() && !(p.temperature > 0 && p.penalty > 0 && p.top_p >= 0 && p.log_min_p <= 0)) {
+    args.fail("sample_token: temperature and penalty must be above 0, top_p from 0 on, log_min_p up to 0");
+  }
+  return args.ok() ? args.finish(device->sample_token(p)) : nullptr;
+}
+
 const Export kExports[] = {
     {"unary", unary},   {"binary", binary}, {"select", select},           {"reduce", reduce}, {"cumsum", cumsum},
     {"matmul", matmul}, {"gather", gather}, {"stridedCopy", strided_copy}, {"cast", cast},
     {"fill", fill},     {"softmax", softmax}, {"chooseLikeliest", choose_likeliest},
+    {"sampleToken", sample_token},
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "isa_kernels.h"
 #include "memory.h"
+#include "sample_token.h"
 #include "thread_pool.h"
 #include "weight_copy.h"
 
@@ -121,6 +122,7 @@ DeviceApi make_device() {
 #define MAMBATUNE_ASSIGN(op, Params) api.op = kernels.op;
   MAMBATUNE_KERNELS(MAMBATUNE_ASSIGN)
 #undef MAMBATUNE_ASSIGN
+  api.sample_token = sample_token;
   return api;
 }
 

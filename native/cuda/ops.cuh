@@ -29,7 +29,8 @@
   X(cast, CastParams)                              \
   X(fill, FillParams)                              \
   X(softmax, SoftmaxParams)                        \
-  X(choose_likeliest, ChooseLikeliestParams)
+  X(choose_likeliest, ChooseLikeliestParams)       \
+  X(sample_token, SampleTokenParams)
 
 namespace mambatune {
 namespace cuda {

@@ -14,6 +14,7 @@
 #include "lora_linear.h"
 #include "mamba_layer_step.h"
 #include "rms_norm.h"
+#include "sample_token.h"
 #include "selective_scan.h"
 #include "tensor_ops.h"
 #include "weight.h"
@@ -22,7 +23,7 @@ namespace mambatune {
 
 using Error = const char*;
 
-constexpr uint32_t kDeviceAbi = 6;
+constexpr uint32_t kDeviceAbi = 7;
 
 struct MemoryStats {
   uint64_t live_bytes;     // in use by buffers now
@@ -99,6 +100,7 @@ struct DeviceApi {
   Error (*fill)(const FillParams&);
   Error (*softmax)(const SoftmaxParams&);
   Error (*choose_likeliest)(const ChooseLikeliestParams&);
+  Error (*sample_token)(const SampleTokenParams&);
 };
 
 const DeviceApi* cpu_device();

@@ -92,6 +92,7 @@ export interface Addon {
   fill: Call;
   softmax: Call;
   chooseLikeliest: Call;
+  sampleToken: Call;
 }
 
 export interface AddonLoad {

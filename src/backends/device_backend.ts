@@ -100,13 +100,6 @@ export class DeviceBackend extends KernelBackend {
     this.addon.stridedCopy(this.device, NATIVE_DTYPE[dtype], 1, length, step, step, from, 0, to, first);
   }
 
-  /** {@link chooseLikeliest} of graphs.ts. */
-  chooseLikeliest(logits: TensorInfo, tokens: TensorInfo, choices: TensorInfo, counts: TensorInfo): void {
-    const [rows, columns] = logits.shape as [number, number];
-    const handles = [logits, tokens, choices, counts].map((info) => this.handle(info));
-    this.addon.chooseLikeliest(this.device, rows, columns, choices.shape[0] as number, ...handles);
-  }
-
   memoryStats(): MemoryStats {
     return this.addon.memoryStats(this.device);
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Recorded work: on a device with graphs, a computation captured once and launched again without its cost on the host. */
-import type { Tensor, Tensor1D, Tensor2D, TypedArray } from '@tensorflow/tfjs-core';
+import type { Tensor, TypedArray } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { DEVICE_INDEX } from './addon.ts';
 import { DeviceBackend } from './device_backend.ts';
@@ -54,21 +54,6 @@ export function overwrite(tensor: Tensor, values: TypedArray): void {
 /** Copies a tensor's values into a part of another of the same dtype, from an element on: on the device, in place. */
 export function copyInto(target: Tensor, firstElement: number, source: Tensor): void {
   deviceBackend().copyInto(target, firstElement, source);
-}
-
-/**
- * Takes the first of each row's largest logits: on the device, in place.
- * @param logits [rows, vocab_size]
- * @param into.tokens int32, one element a row: written over with the row's token
- * @param into.choices int32 [slots, rows]: the token goes into the slot of counts % slots; -1 where there is none, because a logit is NaN
- *   or none is above -Infinity, and `tokens` gets 0
- * @param into.counts int32 [rows]: each goes up by one
- */
-export function chooseLikeliest(
-  logits: Tensor2D,
-  { tokens, choices, counts }: { tokens: Tensor; choices: Tensor2D; counts: Tensor1D },
-): void {
-  deviceBackend().chooseLikeliest(logits, tokens, choices, counts);
 }
 
 function deviceBackend(): DeviceBackend {

@@ -7,6 +7,7 @@ import { createMambaStep } from '../backends/mamba_step.ts';
 import { type MambaCache, makeState } from '../model/backbone.ts';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
 import { checkIds } from '../model/model_inputs.ts';
+import type { DeviceChoice, TokenChooser } from './chooser.ts';
 import { recordedDecoder } from './recorded_decoder.ts';
 import { stepModelOf } from './step_model.ts';
 
@@ -31,15 +32,22 @@ export interface Decoder {
   /** {@link prefill} of one position a row. */
   step(tokens: readonly number[]): Promise<Float32Array>;
   /**
-   * Runs `tokens` and then what is likeliest after them, position by position, without coming back between. Absent where the
-   * device cannot choose. It may run on beyond what it returns, up to `most`: until that many choices were taken, only `likeliest`,
+   * Runs `tokens` and then what is chosen after them, position by position, without coming back between. Absent where the device
+   * cannot choose. It may run on beyond what it returns, up to `most`: until that many choices were taken, only `runAhead`,
    * `selectRows` and `dispose` may be called.
    * @param tokens the last choices, where it was called before
    * @param most positions to run, from 1
-   * @returns the likeliest token of each row [batch] after each position, at least one
-   * @throws UserError when the model gives what is not a number
+   * @param choosers of the rows, which have taken `tokens`. It takes nothing of what it chooses for them: that is the caller's to tell them
+   * @param choice how to choose in their place; one object for all calls
+   * @returns the choice of each row [batch] after each position, at least one
+   * @throws UserError when the model gives what is not a number, or leaves nothing to choose
    */
-  likeliest?(tokens: readonly number[], most: number): Promise<Int32Array[]>;
+  runAhead?(
+    tokens: readonly number[],
+    most: number,
+    choosers: readonly TokenChooser[],
+    choice: DeviceChoice,
+  ): Promise<Int32Array[]>;
   /** From here on the batch is these rows of the present one, in this order; a row may come several times. */
   selectRows(rows: readonly number[]): void;
   /** A copy of the state after what has run: the caller's to dispose of. */

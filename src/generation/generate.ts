@@ -5,7 +5,7 @@
  */
 import { setImmediate } from 'node:timers/promises';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
-import { type TokenChooser, takesLikeliest, tokenChooser } from './chooser.ts';
+import { deviceChoice, type TokenChooser, tokenChooser } from './chooser.ts';
 import { type GenerateOptions, randomSeed, resolveOptions } from './options.ts';
 import { checkPrompts, readPrompts } from './prompts.ts';
 import { type RowText, rowText } from './text.ts';
@@ -69,9 +69,14 @@ export async function* stream(
     let logits = read.logits;
     const { vocabSize } = model.config;
     const logitsOf = (row: number) => logits.subarray(row * vocabSize, (row + 1) * vocabSize);
-    let next = rows.map((row) => row.choose(logitsOf(Math.floor(row.index / samples))));
+    const choose = ({ chooser }: Row, logitsRow: number): number => {
+      const id = chooser.choose(logitsOf(logitsRow));
+      chooser.take(id);
+      return id;
+    };
+    let next = rows.map((row) => choose(row, Math.floor(row.index / samples)));
     if (samples > 1) decoder.selectRows(rows.map((row) => Math.floor(row.index / samples)));
-    const isGreedy = takesLikeliest(options);
+    const choice = deviceChoice({ ...options, seed });
     /** Choices that the decoder has run ahead to, one array a position. */
     let ahead: Int32Array[] = [];
     for (let count = 1; ; count++) {
@@ -91,12 +96,14 @@ export async function* stream(
       }
       await setImmediate();
       signal?.throwIfAborted();
-      if (isGreedy && decoder.likeliest) {
-        if (ahead.length === 0) ahead = await decoder.likeliest(next, maxNewTokens - count);
+      if (choice && decoder.runAhead) {
+        const choosers = rows.map(({ chooser }) => chooser);
+        if (ahead.length === 0) ahead = await decoder.runAhead(next, maxNewTokens - count, choosers, choice);
         next = [...(ahead.shift() as Int32Array)];
+        for (const [i, chooser] of choosers.entries()) chooser.take(next[i] as number);
       } else {
         logits = await decoder.step(next);
-        next = rows.map((row, i) => (row.hasEnded ? padTokenId : row.choose(logitsOf(i))));
+        next = rows.map((row, i) => (row.hasEnded ? padTokenId : choose(row, i)));
       }
     }
   } finally {
@@ -107,7 +114,7 @@ export async function* stream(
 interface Row {
   /** Of the continuation. */
   index: number;
-  choose: TokenChooser;
+  chooser: TokenChooser;
   text: RowText | undefined;
   hasEnded: boolean;
 }
@@ -121,7 +128,7 @@ function startRow(
   const { tokenizer, stopStrings = [] } = options;
   return {
     index,
-    choose: tokenChooser(options, index, prompt, eosTokenIds),
+    chooser: tokenChooser(options, index, prompt, eosTokenIds),
     text: tokenizer && rowText(tokenizer, prompt, stopStrings),
     hasEnded: false,
   };

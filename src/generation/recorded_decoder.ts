@@ -1,30 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * A decoder whose single tokens are one launch of a recorded step. The step reads the tokens and updates the state in device memory;
- * where the likeliest tokens are wanted it also writes its choice over the tokens, so that a series of launches follows each other
+ * where the device chooses it also writes its choice over the tokens, so that a series of launches follows each other
  * without the host, which reads their choices together, and launches the next series before it hands them on.
  */
-import type { Rank, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import type { Rank, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
-import { chooseLikeliest, copyInto, overwrite, type Recording, record } from '../backends/graphs.ts';
-import { UserError } from '../errors.ts';
+import { copyInto, overwrite, type Recording, record } from '../backends/graphs.ts';
+import { chooseLikeliest, NO_TOKEN, NOT_A_NUMBER, type RowDraws, sampleToken } from '../backends/token_choice.ts';
 import { type MambaCache, makeState } from '../model/backbone.ts';
 import type { MambaForCausalLM } from '../model/causal_lm.ts';
 import { checkIds } from '../model/model_inputs.ts';
+import type { DeviceChoice, TokenChooser } from './chooser.ts';
 import type { Decoder } from './decoder.ts';
-import { checkNumbers, greedy } from './sampling.ts';
+import { noToken, notANumber } from './sampling.ts';
 
 /** Most launches between two readings: what a reading costs is little beside them, and few run beyond the end of a text. */
 const MOST_LAUNCHES = 16;
 
 /** What one recording reads and gives. */
 interface RecordedStep {
-  /** int32 [batch, 1]: read, then written over with the likeliest. */
+  /** How it chooses; undefined: it leaves the tokens as they are. */
+  choice: DeviceChoice | undefined;
+  /** int32 [batch, 1]: read, then written over with the choice. */
   tokens: Tensor2D;
-  /** int32 [MOST_LAUNCHES, batch]: the choice of each launch, in the slot of its number % MOST_LAUNCHES; -1 where there is none. */
+  /** int32 [MOST_LAUNCHES, batch]: the choice of each launch, in the slot of its number % MOST_LAUNCHES. */
   choices: Tensor2D;
   /** int32 [batch]: how many launches there were. */
   counts: Tensor1D;
+  /** Where it draws. */
+  draws: RowDraws | undefined;
   recording: Recording<[logits: Tensor2D]>;
 }
 
@@ -47,11 +52,11 @@ export function recordedDecoder(
   /** What has run beyond what the caller knows: a series that nobody has read, or choices that were read when rows were chosen. */
   let ahead: { after: readonly number[]; unread: number; read: Int32Array[] } | undefined;
 
-  const start = (batch: number) => {
+  const start = (batch: number, choice?: DeviceChoice) => {
     if (recorded) return recorded;
     const state = decoder.copyState();
     decoder.dispose();
-    recorded = { state, step: recordStep(model, state, batch), launched: 0 };
+    recorded = { state, step: recordStep(model, state, batch, choice), launched: 0 };
     return recorded;
   };
   /** Goes back to steps that run as they come. */
@@ -96,11 +101,15 @@ export function recordedDecoder(
       const slot = (launched - unread + i) % MOST_LAUNCHES;
       return slots.slice(slot * batch, (slot + 1) * batch);
     });
-    if (choices.some((each) => each.includes(-1))) throw notANumber();
+    if (choices.some((each) => each.includes(NOT_A_NUMBER))) throw notANumber();
+    if (choices.some((each) => each.includes(NO_TOKEN))) throw noToken();
     return choices;
   };
   const refuseAhead = (call: string) => {
-    if (ahead) throw new Error(`${call}: the decoder has run ahead; only likeliest, selectRows and dispose can follow`);
+    if (ahead)
+      throw new Error(
+        `${call}: the decoder has run ahead; only runAhead by the same choice, selectRows and dispose can follow`,
+      );
   };
 
   return {
@@ -117,22 +126,29 @@ export function recordedDecoder(
       launch(current);
       return current.step.recording.outputs[0].data<'float32'>();
     },
-    async likeliest(tokens, most) {
+    async runAhead(tokens, most, choosers, choice) {
       const { vocabSize } = model.config;
       if (ahead && tokens.some((token, row) => token !== ahead?.after[row]))
         throw new Error(
-          `likeliest: found the tokens ${tokens}; expected ${ahead.after}, after which the decoder has run on`,
+          `runAhead: found the tokens ${tokens}; expected ${ahead.after}, after which the decoder has run on`,
         );
       if (ahead && ahead.unread === 0) return takeAhead();
+      if (recorded && recorded.step.choice !== choice) {
+        refuseAhead('runAhead by another choice');
+        stop();
+      }
       if (stepsTaken++ === 0) {
         const logits = await decoder.step(tokens);
         return [
-          Int32Array.from(tokens, (_, row) => likeliest(logits.subarray(row * vocabSize, (row + 1) * vocabSize))),
+          Int32Array.from(choosers, (chooser, row) =>
+            chooser.choose(logits.subarray(row * vocabSize, (row + 1) * vocabSize)),
+          ),
         ];
       }
-      const current = start(tokens.length);
+      const current = start(tokens.length, choice);
       if (!ahead) {
         put(current.step, tokens);
+        if (current.step.draws) putRows(current.step.draws, choosers, vocabSize);
         launchSeries(current, tokens, most);
       }
       const choices = takeAhead();
@@ -153,22 +169,64 @@ export function recordedDecoder(
   };
 }
 
-function recordStep(model: MambaForCausalLM, state: MambaCache, batch: number): RecordedStep {
-  const tokens = tf.zeros([batch, 1], 'int32') as Tensor2D;
-  const choices = tf.zeros([MOST_LAUNCHES, batch], 'int32') as Tensor2D;
-  const counts = tf.zeros([batch], 'int32') as Tensor1D;
-  for (const tensor of [tokens, choices, counts]) tf.keep(tensor);
+function recordStep(
+  model: MambaForCausalLM,
+  state: MambaCache,
+  batch: number,
+  choice: DeviceChoice | undefined,
+): RecordedStep {
+  const zeros = <T extends Tensor>(shape: number[]) => tf.keep(tf.zeros(shape, 'int32')) as T;
+  const tokens = zeros<Tensor2D>([batch, 1]);
+  const choices = zeros<Tensor2D>([MOST_LAUNCHES, batch]);
+  const counts = zeros<Tensor1D>([batch]);
+  const draw = typeof choice === 'object' ? choice : undefined;
+  const seenWords = draw && draw.repetitionPenalty !== 1 ? seenWordsOf(model.config.vocabSize) : 0;
+  const draws = draw && {
+    substreams: zeros([batch]),
+    positions: zeros([batch]),
+    seen: seenWords > 0 ? zeros([batch, seenWords]) : undefined,
+  };
   const recording = record((): [Tensor2D] => {
     const logits = model.advance(tokens, state);
-    chooseLikeliest(logits, { tokens, choices, counts });
+    if (choice === 'likeliest') chooseLikeliest(logits, { tokens, choices, counts });
+    if (draw && draws) sampleToken(logits, draw, draws, { tokens, choices, counts });
     return [logits];
   });
-  return { tokens, choices, counts, recording };
+  return { choice, tokens, choices, counts, draws, recording };
 }
 
-function release({ tokens, choices, counts, recording }: RecordedStep): void {
+/** Writes what the rows draw with next. */
+function putRows(
+  { substreams, positions, seen }: RowDraws,
+  choosers: readonly TokenChooser[],
+  vocabSize: number,
+): void {
+  overwrite(
+    substreams,
+    Int32Array.from(choosers, ({ row }) => row),
+  );
+  overwrite(
+    positions,
+    Int32Array.from(choosers, ({ position }) => position),
+  );
+  if (!seen) return;
+  const words = seenWordsOf(vocabSize);
+  const bits = new Int32Array(choosers.length * words);
+  for (const [i, chooser] of choosers.entries()) {
+    for (const id of chooser.seen) {
+      const word = i * words + (id >> 5);
+      bits[word] = (bits[word] as number) | (1 << (id & 31));
+    }
+  }
+  overwrite(seen, bits);
+}
+
+const seenWordsOf = (vocabSize: number) => Math.ceil(vocabSize / 32);
+
+function release({ tokens, choices, counts, draws, recording }: RecordedStep): void {
   recording.release();
   tf.dispose([tokens, choices, counts]);
+  if (draws) tf.dispose(Object.values(draws));
 }
 
 /** Of the values: recorded steps write over the original's. */
@@ -180,15 +238,4 @@ function copyState(state: MambaCache): MambaCache {
       return values;
     });
   return makeState(copy(state.convStates), copy(state.ssmStates));
-}
-
-function likeliest(logits: Float32Array): number {
-  checkNumbers(logits);
-  return greedy(logits);
-}
-
-function notANumber(): UserError {
-  return new UserError(
-    "the model gave a logit that is not a number. Its weights or the adapter's are damaged, or it was trained to divergence.",
-  );
 }

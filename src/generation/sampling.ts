@@ -9,10 +9,7 @@ import type { Random } from '../random.ts';
 /** @throws UserError when a logit is not a number */
 export function checkNumbers(logits: Float32Array): void {
   for (let id = 0; id < logits.length; id++) {
-    if (!Number.isNaN(logits[id])) continue;
-    throw new UserError(
-      `the model gave a logit that is not a number (token ${id}). Its weights or the adapter's are damaged, or it was trained to divergence.`,
-    );
+    if (Number.isNaN(logits[id])) throw notANumber(` (token ${id})`);
   }
 }
 
@@ -30,9 +27,20 @@ export function greedy(scores: Float32Array): number {
       best = id;
     }
   }
-  if (best === -1)
-    throw new UserError('the options of the generation leave no token to choose: every one is forbidden.');
+  if (best === -1) throw noToken();
   return best;
+}
+
+/** No score is above -Infinity. */
+export function noToken(): UserError {
+  return new UserError('the options of the generation leave no token to choose: every one is forbidden.');
+}
+
+/** @param where of the logit, where it is known */
+export function notANumber(where = ''): UserError {
+  return new UserError(
+    `the model gave a logit that is not a number${where}. Its weights or the adapter's are damaged, or it was trained to divergence.`,
+  );
 }
 
 /** scores / temperature (TemperatureLogitsWarper). */

@@ -68,6 +68,7 @@ forEachDevice((name) => {
       'resetPeak',
       'rmsNormBwd',
       'rmsNormFwd',
+      'sampleToken',
       'select',
       'selectiveScanBwd',
       'selectiveScanCheckpointSize',

@@ -2,7 +2,7 @@
 /** Greedy choice on the device: tokens, choices and counts in place. */
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, it } from 'vitest';
-import { chooseLikeliest } from '../../src/backends/graphs.ts';
+import { chooseLikeliest } from '../../src/backends/token_choice.ts';
 import { forEachDevice } from '../helpers/backends.ts';
 import { operandSource, toTensor } from '../helpers/random_tensors.ts';
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, it } from 'vitest';
 import { createDecoder } from '../../src/generation/decoder.ts';
-import { generate } from '../../src/generation/index.ts';
+import { type GenerateOptions, generate } from '../../src/generation/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
 import { readGolden } from '../golden/golden.ts';
 import { onBackend } from '../helpers/backends.ts';
@@ -34,15 +34,24 @@ onBackend('cuda', () => {
     model.dispose();
   });
 
-  it('choices made on the device are the likeliest tokens of the steps that are read', async () => {
+  it.each<GenerateOptions>([
+    {},
+    { repetitionPenalty: 1.3 },
+    { doSample: true, seed: 1 },
+    { doSample: true, seed: 2, topK: 0, temperature: 6 },
+    { doSample: true, seed: 3, topK: 0, topP: 0.9, temperature: 6 },
+    { doSample: true, seed: 4, topK: 30, topP: 0.8, minP: 0.01, temperature: 4, repetitionPenalty: 1.2 },
+    { doSample: true, seed: 5, temperature: 6, numReturnSequences: 4, eosTokenId: [3, 14, 15, 92, 65, 35] },
+  ])('choices made on the device are those of the host from steps that are read, with %j', async (options) => {
     const model = await loadTied();
-    const length = 50;
-    const ahead = await generate(model, PROMPTS, { maxNewTokens: length, eosTokenId: null });
-    // A penalty that is almost none brings every row of logits to the host.
-    const penalty = { repetitionPenalty: 1 + 1e-12 };
-    const read = await generate(model, PROMPTS, { maxNewTokens: length, eosTokenId: null, ...penalty });
+    const asked = { maxNewTokens: 50, eosTokenId: null, ...options };
+    const ahead = await generate(model, PROMPTS, asked);
+    // No row comes twice, so that n-grams of this length forbid nothing: they bring every row of logits to the host.
+    const read = await generate(model, PROMPTS, { ...asked, noRepeatNgramSize: 60 });
     expect(ahead).toEqual(read);
-    expect(ahead.map((row) => row.length)).toEqual(PROMPTS.map((prompt) => prompt.length + length));
+    if (asked.eosTokenId === null)
+      expect(ahead.map((row) => row.length)).toEqual(PROMPTS.map((prompt) => prompt.length + asked.maxNewTokens));
+    else expect(new Set(ahead.map((row) => row.length)).size).toBeGreaterThan(2);
     model.dispose();
   });
 

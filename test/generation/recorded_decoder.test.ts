@@ -5,9 +5,12 @@ import type { Tensor } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeEach, expect, it, vi } from 'vitest';
 import { selectBackend } from '../../src/backends/select.ts';
+import type { TokenDraw } from '../../src/backends/token_choice.ts';
+import { deviceChoice, tokenChooser } from '../../src/generation/chooser.ts';
 import { createDecoder, type Decoder } from '../../src/generation/decoder.ts';
-import { generate } from '../../src/generation/index.ts';
+import { type GenerateOptions, generate } from '../../src/generation/index.ts';
 import { MambaForCausalLM } from '../../src/model/causal_lm.ts';
+import { loadTokenizer } from '../../src/tokenizer/tokenizer.ts';
 import { readGolden } from '../golden/golden.ts';
 
 const graphs = vi.hoisted(() => ({ canRecord: true, recordings: 0, launches: 0 }));
@@ -39,6 +42,8 @@ vi.mock(import('../../src/backends/graphs.ts'), async (importOriginal) => {
     },
   };
 });
+
+const DRAW = deviceChoice({ doSample: true, seed: 1 }) as TokenDraw;
 
 if (process.env.MAMBATUNE_TEST_WITHOUT_NATIVE !== '1' && process.env.MAMBATUNE_TEST_CUDA !== '1') {
   beforeEach(async () => {
@@ -77,19 +82,66 @@ if (process.env.MAMBATUNE_TEST_WITHOUT_NATIVE !== '1' && process.env.MAMBATUNE_T
     });
   });
 
-  it('with chance and with penalties: the same tokens as op by op', async () => {
+  it.each<GenerateOptions>([
+    { doSample: true, seed: 5, topK: 20, topP: 0.9, temperature: 6 },
+    { doSample: true, seed: 6, topK: 0, topP: 0.8, temperature: 8 },
+    { doSample: true, seed: 7, topK: 0, temperature: 4, repetitionPenalty: 1.5 },
+    { repetitionPenalty: 1.3 },
+    // What only the host can do: each step is read.
+    { doSample: true, seed: 8, noRepeatNgramSize: 2 },
+    { doSample: true, seed: 9, minNewTokens: 12 },
+  ])('%j: the same tokens as op by op', async (asked) => {
     await withModel(async (model) => {
-      for (const options of [
-        { doSample: true, seed: 5, topK: 20, topP: 0.9, temperature: 0.8, maxNewTokens: 20, eosTokenId: null },
-        { repetitionPenalty: 1.3, maxNewTokens: 20, eosTokenId: null },
-      ]) {
-        graphs.canRecord = false;
-        const expected = await generate(model, PROMPTS, options);
-        graphs.canRecord = true;
-        expect(await generate(model, PROMPTS, options)).toEqual(expected);
-      }
-      expect(graphs.recordings).toBe(2);
+      const options = { maxNewTokens: 40, eosTokenId: null, ...asked };
+      graphs.canRecord = false;
+      const expected = await generate(model, PROMPTS, options);
+      graphs.canRecord = true;
+      const before = tf.memory().numTensors;
+      expect(await generate(model, PROMPTS, options)).toEqual(expected);
+      expect([graphs.recordings, graphs.launches]).toEqual([1, 38]);
+      expect(tf.memory().numTensors).toBe(before);
     });
+  });
+
+  it.each<GenerateOptions>([{}, { repetitionPenalty: 1.4 }])(
+    'with chance and %j: samples that end early leave the others as they are',
+    async (asked) => {
+      await withModel(async (model) => {
+        const options = {
+          doSample: true,
+          seed: 2,
+          temperature: 6,
+          topK: 0,
+          numReturnSequences: 3,
+          maxNewTokens: 45,
+          ...asked,
+        };
+        graphs.canRecord = false;
+        const free = await generate(model, PROMPTS, { ...options, eosTokenId: null });
+        const eosTokenId = [9, 13, 21].map((place, row) => free[row + 1]?.[place] as number);
+        const expected = await generate(model, PROMPTS, { ...options, eosTokenId });
+        const lengths = new Set(expected.map((row) => row.length));
+        expect(lengths.size).toBeGreaterThan(2);
+        graphs.canRecord = true;
+        expect(await generate(model, PROMPTS, { ...options, eosTokenId })).toEqual(expected);
+        expect(graphs.recordings).toBeGreaterThan(1);
+      });
+    },
+  );
+
+  it('with chance: stop strings end a row where they do op by op', async () => {
+    const model = await MambaForCausalLM.fromPretrained('models/mamba-5m', { backend: 'native' });
+    const tokenizer = loadTokenizer('models/mamba-5m');
+    const prompts = tokenizer(['politician, n.', 'weather, n. The state of the air and']).inputIds;
+    const options = { doSample: true, seed: 3, topP: 0.9, maxNewTokens: 40, eosTokenId: null, tokenizer };
+    graphs.canRecord = false;
+    const [, free = []] = await generate(model, prompts, options);
+    const stop = tokenizer.decode(free.slice(-20)).slice(5, 8);
+    const expected = await generate(model, prompts, { ...options, stopStrings: [stop] });
+    expect(expected[1]?.length).toBeLessThan(free.length);
+    graphs.canRecord = true;
+    expect(await generate(model, prompts, { ...options, stopStrings: [stop] })).toEqual(expected);
+    model.dispose();
   });
 
   it('a row that ends early leaves the others as they are', async () => {
@@ -110,8 +162,9 @@ if (process.env.MAMBATUNE_TEST_WITHOUT_NATIVE !== '1' && process.env.MAMBATUNE_T
       const decoder = createDecoder(model);
       await decoder.prefill([[1, 2, 3]]);
       let token = 4;
+      const choosers = [tokenChooser({}, 0)];
       const take = async (most: number) => {
-        const choices = (await decoder.likeliest?.([token], most)) as Int32Array[];
+        const choices = (await decoder.runAhead?.([token], most, choosers, 'likeliest')) as Int32Array[];
         token = (choices.at(-1) as Int32Array)[0] as number;
         return choices.length;
       };
@@ -119,7 +172,10 @@ if (process.env.MAMBATUNE_TEST_WITHOUT_NATIVE !== '1' && process.env.MAMBATUNE_T
       expect([await take(19), graphs.launches]).toEqual([1, 3]);
       await expect(decoder.step([token])).rejects.toThrow('step: the decoder has run ahead');
       expect(() => decoder.copyState()).toThrow('copyState: the decoder has run ahead');
-      await expect(decoder.likeliest?.([token + 1], 18)).rejects.toThrow(`expected ${token}, after which`);
+      await expect(decoder.runAhead?.([token], 18, choosers, DRAW)).rejects.toThrow('runAhead by another choice');
+      await expect(decoder.runAhead?.([token + 1], 18, choosers, 'likeliest')).rejects.toThrow(
+        `expected ${token}, after which`,
+      );
       expect([await take(18), graphs.launches]).toEqual([2, 7]);
       expect([await take(16), graphs.launches]).toEqual([4, 15]);
       expect([await take(12), graphs.launches]).toEqual([8, 19]);
@@ -139,13 +195,15 @@ if (process.env.MAMBATUNE_TEST_WITHOUT_NATIVE !== '1' && process.env.MAMBATUNE_T
         ]);
         const seen: number[][] = [];
         let tokens = [7, 8];
+        let choosers = tokens.map((_, row) => tokenChooser({}, row));
         while (seen.length < 30) {
-          const choices = (await decoder.likeliest?.(tokens, 30 - seen.length)) as Int32Array[];
+          const choices = (await decoder.runAhead?.(tokens, 30 - seen.length, choosers, 'likeliest')) as Int32Array[];
           tokens = [...(choices.at(-1) as Int32Array)];
           seen.push(...choices.map((each) => [...each]));
           if (seen.length === 4 && rows) {
             decoder.selectRows(rows);
             tokens = rows.map((row) => tokens[row] as number);
+            choosers = rows.map((row) => tokenChooser({}, row));
           }
         }
         decoder.dispose();
@@ -197,7 +255,7 @@ if (process.env.MAMBATUNE_TEST_WITHOUT_NATIVE !== '1' && process.env.MAMBATUNE_T
     });
   });
 
-  it('refuses ids outside the vocabulary, and says when the model gives what is not a number', async () => {
+  it('refuses ids outside the vocabulary', async () => {
     await withModel(async (model) => {
       const decoder = createDecoder(model);
       await decoder.prefill([[1, 2, 3]]);
@@ -206,10 +264,59 @@ if (process.env.MAMBATUNE_TEST_WITHOUT_NATIVE !== '1' && process.env.MAMBATUNE_T
       await expect(decoder.step([vocabSize])).rejects.toThrow(
         `${vocabSize} at position 0 lies outside 0..${vocabSize - 1}`,
       );
-      const norm = model.parameters.get('backbone.norm_f.weight') as tf.Variable;
-      norm.assign(tf.fill(norm.shape, Number.NaN));
-      await expect(decoder.likeliest?.([6], 4)).rejects.toThrow('the model gave a logit that is not a number');
       decoder.dispose();
+    });
+  });
+
+  it.each<GenerateOptions>([{}, { doSample: true, seed: 1 }])(
+    'says when the model gives what is not a number, with %j',
+    async (options) => {
+      await withModel(async (model) => {
+        const decoder = createDecoder(model);
+        await decoder.prefill([[1, 2, 3]]);
+        const choosers = [tokenChooser(options, 0)];
+        const choice = deviceChoice(options) as NonNullable<ReturnType<typeof deviceChoice>>;
+        const run = async (token: number) =>
+          (await decoder.runAhead?.([token], 1, choosers, choice))?.[0]?.[0] as number;
+        const token = await run(await run(4));
+        const norm = model.parameters.get('backbone.norm_f.weight') as tf.Variable;
+        norm.assign(tf.fill(norm.shape, Number.NaN));
+        await expect(run(token)).rejects.toThrow('the model gave a logit that is not a number. Its weights');
+        decoder.dispose();
+      });
+    },
+  );
+
+  it('a decoder that is asked for another choice starts anew', async () => {
+    await withModel(async (model) => {
+      const run = async () => {
+        const decoder = createDecoder(model);
+        await decoder.prefill([[1, 2, 3]]);
+        const seen: number[] = [];
+        let token = 4;
+        for (const options of [{}, { doSample: true, seed: 1, temperature: 6 }, { doSample: true, seed: 2, topK: 3 }]) {
+          const chooser = tokenChooser(options, 0);
+          const choice = deviceChoice(options) as NonNullable<ReturnType<typeof deviceChoice>>;
+          for (let left = 5; left > 0; ) {
+            const choices = (await decoder.runAhead?.([token], left, [chooser], choice)) ?? [
+              Int32Array.of(chooser.choose(await decoder.step([token]))),
+            ];
+            left -= choices.length;
+            for (const each of choices) {
+              token = each[0] as number;
+              chooser.take(token);
+              seen.push(token);
+            }
+          }
+        }
+        decoder.dispose();
+        return seen;
+      };
+      graphs.canRecord = false;
+      const expected = await run();
+      graphs.canRecord = true;
+      expect(await run()).toEqual(expected);
+      expect(graphs.recordings).toBe(3);
     });
   });
 } else {

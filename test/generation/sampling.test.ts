@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { rowProcessors, tokenChooser } from '../../src/generation/chooser.ts';
+import { deviceChoice, rowProcessors, type TokenChooser, tokenChooser } from '../../src/generation/chooser.ts';
 import { checkOptions, type GenerateOptions, type SamplingOptions } from '../../src/generation/options.ts';
 import { greedy, keepMinP, keepTopK, keepTopP, sample, scaleByTemperature } from '../../src/generation/sampling.ts';
 import { createRandom } from '../../src/random.ts';
@@ -128,9 +128,15 @@ describe('what transformers computes', () => {
   });
 });
 
+const chooseAndTake = (chooser: TokenChooser) => (logits: Float32Array) => {
+  const id = chooser.choose(logits);
+  chooser.take(id);
+  return id;
+};
+
 /** Counts of `draws` draws. */
 function histogram(options: SamplingOptions, logits: Float32Array, draws = 20_000): number[] {
-  const choose = tokenChooser({ doSample: true, seed: 7, ...options }, 0);
+  const choose = chooseAndTake(tokenChooser({ doSample: true, seed: 7, ...options }, 0));
   const counts = new Array<number>(logits.length).fill(0);
   for (let draw = 0; draw < draws; draw++) {
     const id = choose(logits);
@@ -189,7 +195,7 @@ describe('distribution of draws', () => {
 describe('seeds', () => {
   const logits = new Float32Array(40);
   const draw = (seed: number | undefined, row: number) => {
-    const choose = tokenChooser({ doSample: true, seed }, row);
+    const choose = chooseAndTake(tokenChooser({ doSample: true, seed }, row));
     return Array.from({ length: 20 }, () => choose(logits));
   };
 
@@ -197,6 +203,17 @@ describe('seeds', () => {
     expect(draw(3, 0)).toEqual(draw(3, 0));
     expect(draw(3, 0)).not.toEqual(draw(4, 0));
     expect(draw(3, 0)).not.toEqual(draw(3, 1));
+  });
+
+  test('a choice that is not taken leaves the next one as it is; who else has chosen is told', () => {
+    const expected = draw(3, 1);
+    const chooser = tokenChooser({ doSample: true, seed: 3 }, 1, [39]);
+    for (const [position, id] of expected.entries()) {
+      expect(chooser.position).toBe(position);
+      if (position % 3 > 0) expect([chooser.choose(logits), chooser.choose(logits)]).toEqual([id, id]);
+      chooser.take(id);
+    }
+    expect(chooser.seen).toEqual(new Set([39, ...expected]));
   });
 
   test('without a seed every call differs', () => {
@@ -213,22 +230,45 @@ describe('seeds', () => {
 describe('processors in the choice', () => {
   test('what was chosen counts as what was read', () => {
     const logits = floats(1, 3, 2, 0);
-    const choose = tokenChooser({ noRepeatNgramSize: 1 }, 0, [1]);
+    const choose = chooseAndTake(tokenChooser({ noRepeatNgramSize: 1 }, 0, [1]));
     expect([choose(logits), choose(logits), choose(logits)]).toEqual([2, 0, 3]);
     expect(() => choose(logits)).toThrow(/leave no token to choose/);
     expect([...logits]).toEqual([1, 3, 2, 0]);
   });
 
   test('the end is forbidden for minNewTokens tokens', () => {
-    const choose = tokenChooser({ minNewTokens: 2 }, 0, [7, 7, 7], [1, 9]);
+    const choose = chooseAndTake(tokenChooser({ minNewTokens: 2 }, 0, [7, 7, 7], [1, 9]));
     const logits = floats(1, 3, 2);
     expect([choose(logits), choose(logits), choose(logits)]).toEqual([2, 2, 1]);
   });
 
   test('a repetition penalty counts a token once, however often it came', () => {
-    const choose = tokenChooser({ repetitionPenalty: 1.5 }, 0, [1, 1, 1]);
+    const choose = chooseAndTake(tokenChooser({ repetitionPenalty: 1.5 }, 0, [1, 1, 1]));
     expect(choose(floats(1, 3, 2.1))).toBe(2);
     expect(choose(floats(1, 3, 1.9))).toBe(1);
+  });
+});
+
+describe('what a device is asked for', () => {
+  const draw = { temperature: 1, topK: 50, topP: 1, minP: 0, repetitionPenalty: 1, seed: 3, stream: 4 };
+  test.each<[GenerateOptions, ReturnType<typeof deviceChoice>]>([
+    [{ maxNewTokens: 5 }, 'likeliest'],
+    [
+      { doSample: true, seed: 3 },
+      { doSample: true, ...draw },
+    ],
+    [
+      { doSample: true, seed: 3, temperature: 0.7, topK: 0, topP: 0.9, minP: 0.1, repetitionPenalty: 2 },
+      { doSample: true, ...draw, temperature: 0.7, topK: 0, topP: 0.9, minP: 0.1, repetitionPenalty: 2 },
+    ],
+    [
+      { repetitionPenalty: 1.2, seed: 3 },
+      { doSample: false, ...draw, repetitionPenalty: 1.2 },
+    ],
+    [{ noRepeatNgramSize: 2 }, undefined],
+    [{ doSample: true, minNewTokens: 1 }, undefined],
+  ])('%j: %j', (options, expected) => {
+    expect(deviceChoice(options)).toEqual(expected);
   });
 });
 
@@ -267,6 +307,6 @@ describe('options', () => {
 test.each([{}, { doSample: true }, { doSample: true, topP: 0.5 }, { doSample: true, topK: 1 }])(
   'a logit that is not a number is an error, with %j',
   (options) => {
-    expect(() => tokenChooser(options, 0)(floats(1, Number.NaN, 2))).toThrow(/not a number \(token 1\)/);
+    expect(() => tokenChooser(options, 0).choose(floats(1, Number.NaN, 2))).toThrow(/not a number \(token 1\)/);
   },
 );
