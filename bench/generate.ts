@@ -3,14 +3,14 @@
  * Generation, batch 1, greedy, carried state: tokens a second from positions 10 to 100,000, which must be the same, and the share of
  * the memory's bandwidth that reading the weights once a token takes. With MAMBATUNE_NODE_LLAMA_CPP=FOLDER, where node-llama-cpp is
  * installed, llama.cpp generates from the same weights afterwards. `--backend=cuda` measures batches of 1 and 64 of a 130m model on the
- * GPU, in each precision.
+ * GPU, in each precision, greedy, and in bfloat16 with each other choice.
  *
  *     npm run bench -- generate [--models mamba-5m,130m] [--dtypes float32,bfloat16] [--positions 10,1000]
  */
 import { parseArgs } from 'node:util';
 import { loadAddon } from '../src/backends/addon.ts';
 import { MATMUL_PRECISIONS, setMatmulPrecision } from '../src/backends/precision.ts';
-import { readPrompt, stream } from '../src/generation/index.ts';
+import { type GenerateOptions, readPrompt, stream } from '../src/generation/index.ts';
 import type { MambaForCausalLM } from '../src/model/causal_lm.ts';
 import type { WeightDtype } from '../src/model/parameters.ts';
 import { copiedModel } from './helpers/gpu_steps.ts';
@@ -38,14 +38,28 @@ const GPU_BATCHES: [batch: number, atLeast: number][] = [
   [1, 2000],
   [64, 60_000],
 ];
+/** What the device chooses by beside the likeliest, and last what it cannot: every step's logits are read then. */
+const GPU_CHOICES: [name: string, options: GenerateOptions][] = [
+  ['top_k 50', { doSample: true, seed: 1 }],
+  ['top_k 50, top_p 0.9', { doSample: true, seed: 1, topP: 0.9 }],
+  ['top_p 0.9', { doSample: true, seed: 1, topK: 0, topP: 0.9 }],
+  ['all', { doSample: true, seed: 1, topK: 0 }],
+  ['greedy, repetition_penalty 1.2', { repetitionPenalty: 1.2 }],
+  ['top_k 50, on the host', { doSample: true, seed: 1, noRepeatNgramSize: 10_000 }],
+];
 const GPU_PROMPT = 32;
 /** Positions before and of the measurement: the first steps run as they come, or are recorded. */
 const [GPU_WARM, GPU_WINDOW] = [64, 512];
 
 /** Milliseconds at which each position of the first row came. */
-async function arrivalsOf(model: MambaForCausalLM, prompts: number[][], maxNewTokens: number) {
+async function arrivalsOf(
+  model: MambaForCausalLM,
+  prompts: number[][],
+  maxNewTokens: number,
+  options: GenerateOptions,
+): Promise<number[]> {
   const arrivals: number[] = [];
-  for await (const { row } of stream(model, prompts, { maxNewTokens, eosTokenId: null })) {
+  for await (const { row } of stream(model, prompts, { maxNewTokens, eosTokenId: null, ...options })) {
     if (row === 0) arrivals.push(performance.now());
   }
   return arrivals;
@@ -106,19 +120,33 @@ async function onGpu(): Promise<void> {
     `generation, 130m, carried state: tokens/s of all rows, positions ${GPU_WARM} to ${GPU_WARM + GPU_WINDOW}`,
   );
   const model = copiedModel('130m');
+  const step = async (batch: number, options: GenerateOptions = {}) => {
+    const prompts = Array.from({ length: batch }, (_, row) =>
+      Array.from({ length: GPU_PROMPT }, (_, i) => row + 7 * i),
+    );
+    const arrivals = await arrivalsOf(model, prompts, GPU_WARM + GPU_WINDOW, options);
+    return ((arrivals.at(-1) as number) - (arrivals[GPU_WARM - 1] as number)) / GPU_WINDOW;
+  };
+  const speed = (batch: number, milliseconds: number) => digits((1000 * batch) / milliseconds);
   const rows: (string | number)[][] = [];
   for (const precision of MATMUL_PRECISIONS) {
     setMatmulPrecision(precision);
     for (const [batch, atLeast] of GPU_BATCHES) {
-      const prompts = Array.from({ length: batch }, (_, row) =>
-        Array.from({ length: GPU_PROMPT }, (_, i) => row + 7 * i),
-      );
-      const arrivals = await arrivalsOf(model, prompts, GPU_WARM + GPU_WINDOW);
-      const took = (arrivals.at(-1) as number) - (arrivals[GPU_WARM - 1] as number);
-      rows.push([precision, batch, digits((1000 * GPU_WINDOW * batch) / took), digits(took / GPU_WINDOW), atLeast]);
+      const took = await step(batch);
+      rows.push([precision, batch, speed(batch, took), digits(took), atLeast]);
     }
   }
   printTable(['matmul_precision', 'batch', 'tokens/s, greedy', 'ms a step', 'at least'], rows);
+
+  const sampled: (string | number)[][] = [];
+  for (const [batch] of GPU_BATCHES) {
+    const greedy = await step(batch);
+    for (const [name, options] of [['greedy', {}] as (typeof GPU_CHOICES)[number], ...GPU_CHOICES]) {
+      const took = await step(batch, options);
+      sampled.push([name, batch, speed(batch, took), digits(took), digits(1000 * (took - greedy))]);
+    }
+  }
+  printTable(['choice', 'batch', 'tokens/s', 'ms a step', 'µs more than greedy'], sampled);
 }
 
 await benchBackend();
