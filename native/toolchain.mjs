@@ -68,7 +68,7 @@ export const instructionSets =
       }
     : { portable: [] };
 
-const gencode = ['sm_80', 'sm_90', 'compute_90'].flatMap((code) => [
+const gencode = ['sm_80', 'sm_90a', 'compute_90'].flatMap((code) => [
   '-gencode',
   `arch=compute_${code.split('_')[1]},code=${code}`,
 ]);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Head and loss by blocks of rows: a block's logits (at most kBlockBytes) come from cuBLAS, one block of threads a row turns
-// them into probabilities minus the label's one in place, and cuBLAS multiplies those with W for dhidden. Which rows have no
+// them into probabilities minus the label's one in place, and cuBLAS multiplies those with W for dhidden; in IEEE float32 both products
+// are split ones (split_product.cuh) where they are large, with W's parts made once for all blocks. Which rows have no
 // label is known on the device alone: their logits are computed, but not read again; their rows of probabilities are zero.
 //
 // A row of logits is read twice, the second time from the L2 cache. Bytes of a logit: written 4, read 4, written 4 (2 in
@@ -9,6 +10,7 @@
 
 #include "cublas.h"
 #include "launch.cuh"
+#include "split_product.cuh"
 #include "weight_cache.cuh"
 
 namespace mambatune {
@@ -188,6 +190,8 @@ struct Operands {
   const void* hidden;
   const void* W;
   size_t element() const { return half ? sizeof(__nv_bfloat16) : sizeof(float); }
+  // W's parts as the products of the logits and of dhidden want them, or null
+  const SplitFactor *head = nullptr, *transposed = nullptr;
 };
 
 Error probabilities(const LinearCrossEntropyParams& p, bool half, int64_t row, int64_t rows, float* logits, double* losses) {
@@ -209,21 +213,34 @@ Error probabilities(const LinearCrossEntropyParams& p, bool half, int64_t row, i
   return vector ? launch(static_cast<float*>(nullptr), Four()) : launch(static_cast<float*>(nullptr), One());
 }
 
-Error run_block(const LinearCrossEntropyParams& p, const Operands& operands, int64_t row, int64_t rows, float* logits, double* losses) {
-  const int64_t vocab_size = p.W.rows;
+// A product with W, given W's parts where it is to be a split one.
+Error multiply(Gemm g, bool half, const SplitFactor* W) {
+  g.bfloat16 = half;
+  if (!W) return gemm(g, kOp);
+  SplitCopy left;
+  MAMBATUNE_TRY(split_left(g, &left, kOp));
+  return multiply_split(left.factor(), *W, g, kOp);
+}
+
+Gemm logits_product(const LinearCrossEntropyParams& p, const Operands& operands, int64_t row, int64_t rows, float* logits) {
   const void* hidden = static_cast<const char*>(operands.hidden) + static_cast<size_t>(row * p.d_model) * operands.element();
-  Gemm head{rows, vocab_size, p.d_model, {hidden, p.d_model, false}, {operands.W, p.d_model, true}, logits, vocab_size};
-  head.bfloat16 = operands.half;
-  MAMBATUNE_TRY(gemm(head, kOp));
+  return {rows, p.W.rows, p.d_model, {hidden, p.d_model, false}, {operands.W, p.d_model, true}, logits, p.W.rows};
+}
+
+Gemm gradient_product(const LinearCrossEntropyParams& p, const Operands& operands, int64_t row, int64_t rows, float* logits) {
+  const int64_t stride = operands.half ? 2 * p.W.rows : p.W.rows;
+  float* dhidden = p.dhidden ? p.dhidden + row * p.d_model : nullptr;
+  return {rows, p.d_model, p.W.rows, {logits, stride, false}, {operands.W, p.d_model, false}, dhidden, p.d_model};
+}
+
+Error run_block(const LinearCrossEntropyParams& p, const Operands& operands, int64_t row, int64_t rows, float* logits, double* losses) {
+  const Gemm head = logits_product(p, operands, row, rows, logits);
+  MAMBATUNE_TRY(multiply(head, operands.half, operands.head));
   MAMBATUNE_TRY(probabilities(p, operands.half, row, rows, logits, losses));
-  const int64_t stride = operands.half ? 2 * vocab_size : vocab_size;
-  if (p.dhidden) {
-    Gemm g{rows, p.d_model, vocab_size, {logits, stride, false}, {operands.W, p.d_model, false}, p.dhidden + row * p.d_model, p.d_model};
-    g.bfloat16 = operands.half;
-    MAMBATUNE_TRY(gemm(g, kOp));
-  }
+  const Gemm gradient = gradient_product(p, operands, row, rows, logits);
+  if (p.dhidden) MAMBATUNE_TRY(multiply(gradient, operands.half, operands.transposed));
   if (p.dW) {
-    Gemm g{vocab_size, p.d_model, rows, {logits, stride, true}, {hidden, p.d_model, false}, p.dW, p.d_model, 1.0f, row > 0 ? 1.0f : 0.0f};
+    Gemm g{p.W.rows, p.d_model, rows, {logits, gradient.a.row_stride, true}, head.a, p.dW, p.d_model, 1.0f, row > 0 ? 1.0f : 0.0f};
     g.bfloat16 = operands.half;
     MAMBATUNE_TRY(gemm(g, kOp));
   }
@@ -262,6 +279,19 @@ Error linear_cross_entropy(const LinearCrossEntropyParams& p) {
   MAMBATUNE_TRY(logits.reserve(block_rows * p.W.rows));
   MAMBATUNE_TRY(losses.reserve(2 * p.rows));
   double* row_losses = reinterpret_cast<double*>(losses.get());
+  SplitCopy head, transposed;
+  if (matmul_precision() == MatmulPrecision::kHighest) {
+    const Gemm product = logits_product(p, operands, 0, block_rows, logits.get());
+    if (split_product_fits(product)) {
+      MAMBATUNE_TRY(split_right(product, &head, kOp));
+      operands.head = &head.factor();
+    }
+    const Gemm gradient = gradient_product(p, operands, 0, block_rows, logits.get());
+    if (p.dhidden && split_product_fits(gradient)) {
+      MAMBATUNE_TRY(split_right(gradient, &transposed, kOp));
+      operands.transposed = &transposed.factor();
+    }
+  }
   for (int64_t row = 0; row < p.rows; row += block_rows) {
     MAMBATUNE_TRY(run_block(p, operands, row, std::min(block_rows, p.rows - row), logits.get(), row_losses));
   }

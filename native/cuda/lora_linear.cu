@@ -21,6 +21,7 @@
 #include "low_rank.cuh"
 #include "short_product.cuh"
 #include "small_rows_gradient.cuh"
+#include "split_product.cuh"
 #include "weight_cache.cuh"
 
 namespace mambatune {
@@ -84,8 +85,9 @@ struct Factor {
 
 Error large_product(Gemm g, const char* op) {
   g.bfloat16 = uses_bfloat16();
-  const bool is_short = matmul_precision() == MatmulPrecision::kHighest && short_product_fits(g);
-  return is_short ? short_product(g, op) : gemm(g, op);
+  if (matmul_precision() == MatmulPrecision::kHighest && short_product_fits(g)) return short_product(g, op);
+  if (matmul_precision() == MatmulPrecision::kHighest && split_product_fits(g)) return split_product(g, op);
+  return gemm(g, op);
 }
 
 Error project_input(const LoraLinearInputs& in, float* xa, int64_t xa_row_stride, const char* op) {

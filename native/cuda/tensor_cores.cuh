@@ -9,8 +9,10 @@
 //   b, 4x8 TF32     (place, group)
 //   a, 16x16 bf16   pairs: a[0]: (group, 2 place), a[1]: (group + 8, 2 place), a[2]: (group, 2 place + 8), a[3]: (group + 8, 2 place + 8)
 //   b, 16x8 bf16    pairs: b[0]: (2 place, group), b[1]: (2 place + 8, group)
+//   float16         as bf16
 #pragma once
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -24,7 +26,7 @@ __device__ __forceinline__ uint32_t to_tf32(float x) {
   return y;
 }
 
-// a below b in memory order
+// a below b in memory order, rounded to the nearest
 __device__ __forceinline__ uint32_t bfloat16_pair(float a, float b) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
   return *reinterpret_cast<const uint32_t*>(&pair);
@@ -39,6 +41,21 @@ __device__ __forceinline__ void load_16x8(uint32_t (&a)[4], const float* quad) {
                : "memory");
 }
 
+__device__ __forceinline__ uint32_t float16_pair(float a, float b) {
+  const __half2 pair = __floats2half2_rn(a, b);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+__device__ __forceinline__ float2 float16_pair_values(uint32_t pair) { return __half22float2(*reinterpret_cast<const __half2*>(&pair)); }
+
+// Four matrices of 8x8 elements of 16 bits in shared memory: lane l gives the address of row l % 8 of matrix l / 8, at a multiple of
+// 16 bytes, and gets the pair (group, 2 place) of each.
+__device__ __forceinline__ void load_four_8x8(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
 __device__ __forceinline__ void mma_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -62,6 +79,20 @@ __device__ __forceinline__ void mma_16x8x16_bfloat16(float (&d)[4], const uint32
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// b0 and b1 are b[0] and b[1].
+__device__ __forceinline__ void mma_16x8x16_float16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// d = a b
+__device__ __forceinline__ void mma_16x8x16_float16_from_zero(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
 }
 
 }  // namespace cuda

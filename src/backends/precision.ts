@@ -5,7 +5,7 @@ import { ConfigError } from '../errors.ts';
 import { DEVICE_INDEX } from './addon.ts';
 import { DeviceBackend } from './device_backend.ts';
 
-/** IEEE float32; TF32 inputs; bfloat16 inputs. Sums are float32 in all of them. In the order of native/include/device.h. */
+/** Float32's accuracy; TF32 inputs; bfloat16 inputs. Sums are float32 in all of them. In the order of native/include/device.h. */
 export const MATMUL_PRECISIONS = ['highest', 'high', 'medium'] as const;
 export type MatmulPrecision = (typeof MATMUL_PRECISIONS)[number];
 

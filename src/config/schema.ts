@@ -21,7 +21,7 @@ const model = z
       .enum(['highest', 'high', 'medium'])
       .default('highest')
       .describe(
-        'Precision of matrix products, in the words of torch.set_float32_matmul_precision. highest: IEEE float32; on the cuda backend also high: TF32 inputs, medium: bfloat16 inputs, both with float32 sums.',
+        'Precision of matrix products, in the words of torch.set_float32_matmul_precision. highest: float32 accuracy; on the cuda backend also high: TF32 inputs, medium: bfloat16 inputs, both with float32 sums.',
       ),
   })
   .describe('The base model, which stays frozen.');

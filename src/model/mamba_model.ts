@@ -29,7 +29,7 @@ export interface LoadOptions extends HubOptions {
    * still computed with in float32; the native backend reads them from copies of half the size when it generates.
    */
   dtype?: WeightDtype;
-  /** Precision of products with weights; default `highest`, IEEE float32, and the only one outside the cuda backend. */
+  /** Precision of products with weights; default `highest`, float32, and the only one outside the cuda backend. */
   matmulPrecision?: MatmulPrecision;
 }
 
