@@ -123,6 +123,28 @@ napi_value synchronize(napi_env env, napi_callback_info info) {
   return args.ok() ? args.finish(device->synchronize()) : nullptr;
 }
 
+// beginBeside(device), beginSide(device), endBeside(device): a device without parts beside each other runs them one after the other
+napi_value begin_beside(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  if (!args.ok() || !device->begin_beside) return nullptr;
+  return args.finish(device->begin_beside());
+}
+
+napi_value begin_side(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  if (!args.ok() || !device->begin_side) return nullptr;
+  return args.finish(device->begin_side());
+}
+
+napi_value end_beside(napi_env env, napi_callback_info info) {
+  Arguments args(env, info);
+  const DeviceApi* device = args.device();
+  if (!args.ok() || !device->end_beside) return nullptr;
+  return args.finish(device->end_beside());
+}
+
 // setMatmulPrecision(device, precision): 0 highest, 1 high, 2 medium
 napi_value set_matmul_precision(napi_env env, napi_callback_info info) {
   Arguments args(env, info);
@@ -187,7 +209,8 @@ const Export kExports[] = {
     {"openCuda", open_cuda_binding}, {"describe", describe},     {"allocate", allocate},
     {"release", release},            {"write", write},           {"read", read},
     {"memoryStats", memory_stats},   {"resetPeak", reset_peak},  {"trim", trim},
-    {"synchronize", synchronize},
+    {"synchronize", synchronize},    {"beginBeside", begin_beside}, {"beginSide", begin_side},
+    {"endBeside", end_beside},
 };
 
 }  // namespace

@@ -161,6 +161,7 @@ napi_value rms_norm_fwd(napi_env env, napi_callback_info info) {
   p.eps = args.float32();
   p.y = args.output<float>({p.rows, p.d_model});
   p.residual_out = args.output<float>({p.rows, p.d_model}, true);
+  p.scales = args.output<float>({p.rows}, true);
   return args.ok() ? args.finish(device->rms_norm_fwd(p)) : nullptr;
 }
 
@@ -177,7 +178,6 @@ napi_value rms_norm_bwd(napi_env env, napi_callback_info info) {
   p.dresidual_out = args.input<float>({p.rows, p.d_model}, true);
   p.ds = args.output<float>({p.rows, p.d_model});
   p.dweight = args.output<float>({p.d_model}, true);
-  p.scales = args.output<float>({p.rows}, true);
   return args.ok() ? args.finish(device->rms_norm_bwd(p)) : nullptr;
 }
 

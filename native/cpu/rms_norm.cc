@@ -59,6 +59,7 @@ void forward_row(const RmsNormFwdParams& p, int64_t row) {
   }
   const float mean = sum_of_products(s, s, nullptr, p.d_model) / static_cast<float>(p.d_model);
   const float scale = 1.0f / sqrtf(mean + p.eps);
+  if (p.scales) p.scales[row] = scale;
   for_each_vector(p.d_model, [&](int64_t i, int lanes) {
     Vec y = load_lanes(s + i, lanes) * scale;
     if (p.weight) y *= load_lanes(p.weight + i, lanes);
@@ -72,7 +73,6 @@ void backward_row(const RmsNormBwdParams& p, int64_t row, float* grad_weight) {
   const float *s = p.s + at, *dy = p.dy + at;
   const float size = static_cast<float>(p.d_model);
   const float scale = 1.0f / sqrtf(sum_of_products(s, s, nullptr, p.d_model) / size + p.eps);
-  if (p.scales) p.scales[row] = scale;
   const float along = scale * scale / size * sum_of_products(dy, s, p.weight, p.d_model);
   for_each_vector(p.d_model, [&](int64_t i, int lanes) {
     const Vec s_i = load_lanes(s + i, lanes), dy_i = load_lanes(dy + i, lanes);

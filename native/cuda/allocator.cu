@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A caching allocator over cudaMalloc. Memory comes in segments, which are split for smaller requests (best fit) and merged
-// again when neighbours are free. All work runs on one stream, so memory can be handed out again as soon as it is released:
-// whoever gets it next comes later on the stream. Requests up to 1 MiB share segments of 2 MiB, so that they cannot scatter
+// again when neighbours are free. Work runs in the order of one stream, so memory can be handed out again as soon as it is released:
+// whoever gets it next comes later. Where parts run beside each other, it is held until they have met. Requests up to 1 MiB share segments of 2 MiB, so that they cannot scatter
 // over the large ones.
 //
 // Graphs have a pool of their own. They run one after another, and each writes its scratch memory before it reads it, so that
@@ -60,6 +60,13 @@ uint64_t pool_live_bytes, pool_peak_bytes;  // of the pool of graphs
 bool recording = false;
 int graph_count = 0;
 std::vector<void*> kept_blocks;
+
+struct Released {
+  void* memory;
+  size_t bytes;
+};
+bool holds_released = false;
+std::vector<Released>& held = *new std::vector<Released>();
 
 size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -241,10 +248,21 @@ Error allocate(size_t bytes, void** memory) {
 
 void release(void* memory, size_t bytes) {
   if (!memory) return;
+  if (holds_released) {
+    held.push_back({memory, bytes});
+    return;
+  }
   statistics.live_bytes -= bytes;
   --statistics.live_buffers;
   if (is_of_graphs(memory)) pool_live_bytes -= bytes;
   release_block(memory);
+}
+
+void hold_released(bool on) {
+  holds_released = on;
+  if (on) return;
+  for (const Released& each : held) release(each.memory, each.bytes);
+  held.clear();
 }
 
 Error scratch(size_t bytes, void** memory) { return allocate(bytes, memory); }

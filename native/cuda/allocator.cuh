@@ -17,6 +17,8 @@ void release(void* memory, size_t bytes);
 void memory_stats(MemoryStats* stats);
 void reset_peak();
 void trim();
+// While on, memory that is released is not handed out again: work on several streams may still use it.
+void hold_released(bool on);
 
 // Memory that is no buffer: copies of weights, tables of pointers. It never comes from the pool of graphs, and counts as
 // weight_cache_bytes or not at all. Not counted in live_bytes.

@@ -182,6 +182,8 @@ struct Partials {
 
 template <int Taps, int Width, bool Resets>
 __global__ void __launch_bounds__(kThreads) conv_backward_kernel(const __grid_constant__ CausalConv1dBwdParams p, const Partials partials) {
+  let_next_start();
+  wait_for_previous();
   const Place place(p, Width, kBackwardTile);
   if (!place.live) return;
   const Weights<Taps, Width> weights(p, place.channel);
@@ -279,12 +281,8 @@ Error backward(const CausalConv1dBwdParams& p) {
   if (p.dbias) MAMBATUNE_TRY(dbias.reserve(parts * p.d_inner));
   const Partials partials = {dweight.get(), dbias.get()};
   const unsigned blocks = blocks_for(p, Width, kBackwardTile);
-  if (p.seq_idx) {
-    conv_backward_kernel<Taps, Width, true><<<blocks, kThreads, 0, stream()>>>(p, partials);
-  } else {
-    conv_backward_kernel<Taps, Width, false><<<blocks, kThreads, 0, stream()>>>(p, partials);
-  }
-  MAMBATUNE_CHECK_LAUNCH(kConvBackwardOp);
+  const auto kernel = p.seq_idx ? conv_backward_kernel<Taps, Width, true> : conv_backward_kernel<Taps, Width, false>;
+  MAMBATUNE_TRY(launch_early(kernel, blocks, kThreads, kConvBackwardOp, p, partials));
   if (p.dweight) MAMBATUNE_TRY(column_sums(dweight.get(), p.dweight, parts, weights, kConvBackwardOp));
   if (p.dbias) MAMBATUNE_TRY(column_sums(dbias.get(), p.dbias, parts, p.d_inner, kConvBackwardOp));
   return nullptr;

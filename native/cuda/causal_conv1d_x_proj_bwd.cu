@@ -371,6 +371,8 @@ __global__ void __launch_bounds__(kThreads, KSteps * Rank <= 104 ? 3 : 2)
   Stage<KSteps>* const stages = reinterpret_cast<Stage<KSteps>*>(raw_memory);
   const Place place(p, runs);
   const int lane = threadIdx.x % 32, warp_column = threadIdx.x / 32 * kWarpChannels, column = warp_column + lane % 8 * 2;
+  let_next_start();
+  wait_for_previous();
 
   Loader<KSteps, Rank, Resets> loader(p, place);
   loader.start(p, place, 0, stages[0]);
@@ -417,8 +419,7 @@ Error launch(const CausalConv1dBwdParams& p) {
   const auto kernel = conv_x_proj_backward_kernel<KSteps, Rank, Resets>;
   constexpr int kBytes = 2 * sizeof(Stage<KSteps>);
   MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kConvBackwardOp));
-  kernel<<<static_cast<unsigned>(groups * all), kThreads, kBytes, stream()>>>(p, runs);
-  MAMBATUNE_CHECK_LAUNCH(kConvBackwardOp);
+  MAMBATUNE_TRY(launch_early_with_memory(kernel, static_cast<unsigned>(groups * all), kThreads, kBytes, kConvBackwardOp, p, runs));
   return runs.dlora_A ? column_sums(runs.dlora_A, p.x_proj.dlora_A, all, size, kConvBackwardOp) : nullptr;
 }
 

@@ -11,11 +11,13 @@
 namespace mambatune {
 namespace cuda {
 
-// The one stream that all work runs on.
+// The stream that work is enqueued on now: of the whole, or of a part of it (beside.cuh).
 cudaStream_t stream();
 
 // Whether a kernel may be started before the one before it has ended (compute capability 9.0).
 bool starts_early();
+// Whether the work before on the stream is one kernel of this stream: not after a fork or a join.
+bool follows_kernel();
 
 // Memory from the caching allocator, ordered with stream(): it may be released as soon as the work that uses it is enqueued.
 // Neither call waits; both are safe during graph capture.
@@ -62,22 +64,22 @@ inline Error describe_error(cudaError_t status, const char* op) {
 // Launches a kernel that calls wait_for_previous(), so that its start passes beside the end of the kernel before it; `shared_bytes` of
 // dynamic shared memory.
 template <class... Parameters, class... Arguments>
-Error launch_early_with_memory(void (*kernel)(Parameters...), dim3 blocks, unsigned threads, size_t shared_bytes, const char* op,
+Error launch_early_with_memory(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes, const char* op,
                                const Arguments&... arguments) {
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = blocks;
-  config.blockDim = dim3(threads);
+  config.blockDim = threads;
   config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream();
   config.attrs = &early;
-  config.numAttrs = starts_early() ? 1 : 0;
+  config.numAttrs = starts_early() && follows_kernel() ? 1 : 0;
+  config.stream = stream();
   return describe_error(cudaLaunchKernelEx(&config, kernel, arguments...), op);
 }
 template <class... Parameters, class... Arguments>
-Error launch_early(void (*kernel)(Parameters...), dim3 blocks, unsigned threads, const char* op, const Arguments&... arguments) {
+Error launch_early(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, const char* op, const Arguments&... arguments) {
   return launch_early_with_memory(kernel, blocks, threads, 0, op, arguments...);
 }
 
@@ -128,6 +130,8 @@ constexpr int kSumLanes = 32;  // rows summed side by side
 static __global__ void __launch_bounds__(32 * kSumLanes) column_sums_kernel(const float* in, float* out, int64_t rows, int64_t cols) {
   __shared__ float parts[kSumLanes][33];
   const int64_t col = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
+  let_next_start();
+  wait_for_previous();
   float sum = 0.0f;
   if (col < cols) {
 #pragma unroll 4
@@ -141,9 +145,7 @@ static __global__ void __launch_bounds__(32 * kSumLanes) column_sums_kernel(cons
 }
 
 inline Error column_sums(const float* in, float* out, int64_t rows, int64_t cols, const char* op) {
-  const dim3 threads(32, kSumLanes);
-  column_sums_kernel<<<static_cast<unsigned>(ceil_div(cols, 32)), threads, 0, stream()>>>(in, out, rows, cols);
-  return describe_error(cudaGetLastError(), op);
+  return launch_early(column_sums_kernel, static_cast<unsigned>(ceil_div(cols, 32)), dim3(32, kSumLanes), op, in, out, rows, cols);
 }
 
 }  // namespace cuda

@@ -8,15 +8,18 @@
 #include <library_types.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "allocator.cuh"
+#include "beside.cuh"
 
 namespace mambatune {
 namespace cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA recommends for Hopper
+constexpr size_t kSideWorkspaceBytes = size_t{8} << 20;  // of parts beside others, whose products are small
 constexpr const char* kVariable = "MAMBATUNE_CUBLAS";
 constexpr const char* kVersions[] = {"13", "12", "11"};
 
@@ -39,7 +42,7 @@ struct Functions {
 };
 
 Functions functions;
-Handle handle = nullptr;
+Handle handles[kStreams] = {};  // of each stream, since a workspace serves one product at a time
 int version = 0;
 MatmulPrecision precision = MatmulPrecision::kHighest;
 std::string& path = *new std::string();
@@ -171,12 +174,17 @@ Error open_cublas() {
                                                   "its folder in MAMBATUNE_CUBLAS";
     return format_error("libcublas was not found; %s. Looked at:%.3500s", advice, list.c_str());
   }
-  void* workspace = nullptr;
-  MAMBATUNE_TRY(allocate_hidden(kWorkspaceBytes, false, &workspace));
-  MAMBATUNE_TRY(check(functions.create(&handle), "cublasCreate"));
-  MAMBATUNE_TRY(check(functions.set_stream(handle, stream()), "cublasSetStream"));
-  MAMBATUNE_TRY(check(functions.set_workspace(handle, workspace, kWorkspaceBytes), "cublasSetWorkspace"));
-  return check(functions.get_version(handle, &version), "cublasGetVersion");
+  void* memory = nullptr;
+  MAMBATUNE_TRY(allocate_hidden(kWorkspaceBytes + (kStreams - 1) * kSideWorkspaceBytes, false, &memory));
+  char* workspace = static_cast<char*>(memory);
+  for (int i = 0; i < kStreams; ++i) {
+    const size_t bytes = i == 0 ? kWorkspaceBytes : kSideWorkspaceBytes;
+    MAMBATUNE_TRY(check(functions.create(&handles[i]), "cublasCreate"));
+    MAMBATUNE_TRY(check(functions.set_stream(handles[i], stream_at(i)), "cublasSetStream"));
+    MAMBATUNE_TRY(check(functions.set_workspace(handles[i], workspace, bytes), "cublasSetWorkspace"));
+    workspace += bytes;
+  }
+  return check(functions.get_version(handles[0], &version), "cublasGetVersion");
 }
 
 const std::vector<CublasPlace>& cublas_places() { return places; }
@@ -190,6 +198,63 @@ Error set_matmul_precision(int32_t value) {
   precision = static_cast<MatmulPrecision>(value);
   return nullptr;
 }
+
+namespace {
+
+#if CUDART_VERSION >= 13000
+// What a recording would put after a stream's last work.
+struct RecordedPlace {
+  cudaGraph_t graph = nullptr;
+  std::vector<cudaGraphNode_t> nodes;
+};
+
+RecordedPlace recorded_place(cudaStream_t at) {
+  RecordedPlace place;
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaGraphNode_t* nodes = nullptr;
+  size_t count = 0;
+  if (cudaStreamGetCaptureInfo(at, &status, nullptr, &place.graph, &nodes, nullptr, &count) == cudaSuccess && count > 0) {
+    place.nodes.assign(nodes, nodes + count);
+  }
+  return place;
+}
+
+std::vector<cudaGraphNode_t> dependencies(cudaGraphNode_t node, std::vector<cudaGraphEdgeData>* edges) {
+  size_t count = 0;
+  cudaGraphNodeGetDependencies(node, nullptr, nullptr, &count);
+  std::vector<cudaGraphNode_t> nodes(count);
+  edges->resize(count);
+  if (count > 0) cudaGraphNodeGetDependencies(node, nodes.data(), edges->data(), &count);
+  return nodes;
+}
+
+RecordedPlace last_product[kStreams];  // of each workspace
+
+// In a recording a product's first node may be the clearing of counters in its workspace. That needs to wait for the workspace's last
+// product alone, so that it passes beside what computes the operands instead of after it.
+void clear_counters_early(int index, const RecordedPlace& before, const RecordedPlace& after) {
+  const RecordedPlace last = last_product[index];
+  last_product[index] = after;
+  if (after.nodes.size() != 1 || last.graph != after.graph || last.nodes.size() != 1) return;
+  cudaGraphNode_t node = after.nodes[0], next = nullptr;
+  std::vector<cudaGraphEdgeData> edges;
+  std::vector<cudaGraphNode_t> ahead = dependencies(node, &edges);
+  while (ahead.size() == 1 && ahead != before.nodes) {
+    next = node, node = ahead[0];
+    ahead = dependencies(node, &edges);
+  }
+  cudaGraphNodeType type = cudaGraphNodeTypeEmpty;
+  cudaGraphNodeGetType(node, &type);
+  const bool waits_for_last = std::find(before.nodes.begin(), before.nodes.end(), last.nodes[0]) != before.nodes.end();
+  if (!next || type != cudaGraphNodeTypeMemset || ahead != before.nodes || waits_for_last) return;
+  const std::vector<cudaGraphNode_t> clears(ahead.size(), node), products(ahead.size(), next);
+  if (cudaGraphAddDependencies(after.graph, ahead.data(), products.data(), nullptr, ahead.size()) != cudaSuccess) return;
+  cudaGraphAddDependencies(after.graph, &last.nodes[0], &node, nullptr, 1);
+  cudaGraphRemoveDependencies(after.graph, ahead.data(), clears.data(), edges.data(), ahead.size());
+}
+#endif
+
+}  // namespace
 
 Error gemm(const Gemm& g, const char* op) {
   if (g.m == 0 || g.n == 0 || g.batch == 0) return nullptr;
@@ -208,12 +273,21 @@ Error gemm(const Gemm& g, const char* op) {
   const auto operation = [](const GemmOperand& operand) { return operand.transposed ? kTransposed : kNotTransposed; };
   const cudaDataType inputs = g.bfloat16 ? CUDA_R_16BF : CUDA_R_32F;
   const int compute = g.bfloat16 || precision == MatmulPrecision::kHighest ? kCompute32F : kComputeTf32;
-  return check(functions.gemm_strided_batched(
-                   handle, operation(g.b), operation(g.a), static_cast<int>(g.n), static_cast<int>(g.m), static_cast<int>(g.k), &g.alpha,
-                   g.b.data, inputs, static_cast<int>(g.b.row_stride), g.b.batch_stride, g.a.data, inputs,
-                   static_cast<int>(g.a.row_stride), g.a.batch_stride, &g.beta, g.c, CUDA_R_32F, static_cast<int>(g.c_row_stride),
-                   g.c_batch_stride, static_cast<int>(g.batch), compute, kDefaultAlgorithm),
-               op);
+  const int index = stream_index();
+#if CUDART_VERSION >= 13000
+  const RecordedPlace before = is_recording() ? recorded_place(stream_at(index)) : RecordedPlace();
+#endif
+  MAMBATUNE_TRY(check(functions.gemm_strided_batched(
+                          handles[index], operation(g.b), operation(g.a), static_cast<int>(g.n), static_cast<int>(g.m), static_cast<int>(g.k),
+                          &g.alpha, g.b.data, inputs, static_cast<int>(g.b.row_stride), g.b.batch_stride, g.a.data, inputs,
+                          static_cast<int>(g.a.row_stride), g.a.batch_stride, &g.beta, g.c, CUDA_R_32F, static_cast<int>(g.c_row_stride),
+                          g.c_batch_stride, static_cast<int>(g.batch), compute, kDefaultAlgorithm),
+                      op));
+  note_kernel();
+#if CUDART_VERSION >= 13000
+  if (is_recording()) clear_counters_early(index, before, recorded_place(stream_at(index)));
+#endif
+  return nullptr;
 }
 
 }  // namespace cuda

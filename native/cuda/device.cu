@@ -4,6 +4,7 @@
 #include <string>
 
 #include "allocator.cuh"
+#include "beside.cuh"
 #include "cublas.h"
 #include "ops.cuh"
 #include "weight_cache.cuh"
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int kLeastMajor = 8;  // compute capability
 
-cudaStream_t main_stream = nullptr;
 cudaDeviceProp card;
 int driver_version = 0, runtime_version = 0;
 
@@ -82,9 +82,7 @@ Error open_card() {
                         kLeastMajor);
   }
   MAMBATUNE_TRY(describe_error(cudaSetDevice(0), "taking the GPU"));
-  if (!main_stream) {
-    MAMBATUNE_TRY(describe_error(cudaStreamCreateWithFlags(&main_stream, cudaStreamNonBlocking), "making a stream"));
-  }
+  MAMBATUNE_TRY(open_streams());
   return open_cublas();
 }
 
@@ -108,6 +106,9 @@ DeviceApi make_device() {
   api.graph_end = graph_end;
   api.graph_launch = graph_launch;
   api.graph_release = graph_release;
+  api.begin_beside = begin_beside;
+  api.begin_side = begin_side;
+  api.end_beside = end_beside;
   api.causal_conv1d_bwd_takes_x_proj = causal_conv1d_bwd_takes_x_proj;
   api.selective_scan_checkpoint_size = selective_scan_checkpoint_size;
   api.lora_linear_keeps_xa = lora_linear_keeps_xa;
@@ -118,8 +119,6 @@ DeviceApi make_device() {
 }
 
 }  // namespace
-
-cudaStream_t stream() { return main_stream; }
 
 bool starts_early() { return card.major >= 9; }
 

@@ -19,7 +19,7 @@ namespace {
 
 constexpr const char* kOp = "linear_cross_entropy";
 constexpr int64_t kBlockBytes = int64_t{256} << 20;
-constexpr int64_t kRowUnit = 64;  // rows of a block come in multiples of it
+constexpr int64_t kRowUnit = 128;  // rows of a block come in multiples of it: a tile of the products
 constexpr int kRowThreads = 1024;
 static_assert(kRowThreads == 32 * 32, "merge_block() merges one value a warp within a warp");
 // Shared memory that a block asks for and does not use, so that it has its multiprocessor for itself: all rows that are worked on
@@ -273,7 +273,9 @@ Error linear_cross_entropy(const LinearCrossEntropyParams& p) {
     operands.W = W;
     operands.hidden = hidden;
   }
-  const int64_t most_rows = std::max(kRowUnit, kBlockBytes / (p.W.rows * static_cast<int64_t>(sizeof(float))) / kRowUnit * kRowUnit);
+  // The parts of a block's probabilities take as much again in float32's products.
+  const int64_t block_bytes = matmul_precision() == MatmulPrecision::kHighest ? kBlockBytes / 2 : kBlockBytes;
+  const int64_t most_rows = std::max(kRowUnit, block_bytes / (p.W.rows * static_cast<int64_t>(sizeof(float))) / kRowUnit * kRowUnit);
   const int64_t blocks = ceil_div(p.rows, most_rows);
   const int64_t block_rows = std::min(p.rows, ceil_div(ceil_div(p.rows, blocks), kRowUnit) * kRowUnit);
   MAMBATUNE_TRY(logits.reserve(block_rows * p.W.rows));

@@ -15,6 +15,7 @@
 // on, these products are cuBLAS's as well.
 #include "adapter_gradients.cuh"
 #include "allocator.cuh"
+#include "beside.cuh"
 #include "cublas.h"
 #include "few_rows.cuh"
 #include "launch.cuh"
@@ -29,7 +30,8 @@ namespace cuda {
 namespace {
 
 constexpr int64_t kLargeRank = 32;
-constexpr int64_t kTileColumns = 128;  // of cuBLAS's products
+constexpr int64_t kTile = 128;         // rows and columns of cuBLAS's products
+constexpr int64_t kProcessors = 132;   // of an H100
 constexpr const char* kForwardOp = "lora_linear forward";
 constexpr const char* kBackwardOp = "lora_linear backward";
 
@@ -62,13 +64,14 @@ struct Factor {
     data = copy;
     return nullptr;
   }
-  // W + scaling lora_B lora_A, with lora_A's rows behind it where `append` asks for them
+  // W + scaling lora_B lora_A, with lora_A's rows behind it where `append` asks for them. The adapter changes at the end of a recorded
+  // step, whose launches do not overlap.
   Error merge(const LoraLinearInputs& in, bool append, const char* op) {
     const int64_t rows = in.W.rows, cols = in.W.cols;
     MAMBATUNE_TRY(reserve(append ? rows + in.r : rows, cols));
     const bool half = uses_bfloat16();
     return merge_low_rank({rows, cols, in.r, in.W.data, in.lora_A, in.lora_B, in.scaling, append, half ? nullptr : memory.get(),
-                           half ? halves() : nullptr},
+                           half ? halves() : nullptr, in.W.cache && is_recording()},
                           op);
   }
   GemmOperand operand(bool transposed) const { return {data, row_stride, transposed}; }
@@ -109,6 +112,15 @@ Error add_to_output(const LoraLinearFwdParams& p, bool adds_adapter) {
   return add_low_rank({p.rows, out, adds_adapter ? p.r : 0, p.xa, p.xa_row_stride, p.lora_B, true, p.scaling, p.bias, p.y, p.y_row_stride,
                        Dropout()},
                       kForwardOp);
+}
+
+// A product of [rows, cols] and the adapter's passes, which need nothing of each other: beside each other where the product leaves
+// processors idle. Where it does not, each would only wait longer.
+template <class Product, class Passes>
+Error product_and_passes(int64_t rows, int64_t cols, const Product& product, const Passes& passes) {
+  if (ceil_div(rows, kTile) * ceil_div(cols, kTile) < kProcessors) return beside(product, passes);
+  MAMBATUNE_TRY(passes());
+  return product();
 }
 
 // The whole forward of a few rows, where `done` says that it took them; x stays float32 beside a bfloat16 copy of a frozen weight.
@@ -185,18 +197,19 @@ Error gradients_without_xa(LoraLinearBwdParams p) {
   return p.dlora_A ? input_pass(p, dxa.get()) : nullptr;
 }
 
-// dx = dy W + dropout(dxa lora_A), or that added to dx
-Error input_gradient(const LoraLinearBwdParams& p, const float* dxa) {
+// dx = dy W, merged where `merged` says so, or that added to dx
+Error input_gradient(const LoraLinearBwdParams& p, bool merged) {
   const int64_t out = p.W.rows, in = p.W.cols;
   const float beta = p.accumulate ? 1.0f : 0.0f;
-  const bool merged = merges(p, out);
-  {
-    Factor dy, W;
-    MAMBATUNE_TRY(dy.set(p.dy, out, p.rows, out));
-    MAMBATUNE_TRY(merged ? W.merge(p, false, kBackwardOp) : W.set(p.W));
-    MAMBATUNE_TRY(large_product({p.rows, in, out, dy.operand(false), W.operand(false), p.dx, p.dx_row_stride, 1.0f, beta}, kBackwardOp));
-  }
-  if (merged || p.r == 0) return nullptr;
+  Factor dy, W;
+  MAMBATUNE_TRY(dy.set(p.dy, out, p.rows, out));
+  MAMBATUNE_TRY(merged ? W.merge(p, false, kBackwardOp) : W.set(p.W));
+  return large_product({p.rows, in, out, dy.operand(false), W.operand(false), p.dx, p.dx_row_stride, 1.0f, beta}, kBackwardOp);
+}
+
+// dx += dropout(dxa lora_A)
+Error add_to_input_gradient(const LoraLinearBwdParams& p, const float* dxa) {
+  const int64_t in = p.W.cols;
   if (uses_cublas(p)) {
     return gemm({p.rows, in, p.r, {dxa, p.r, false}, {p.lora_A, in, false}, p.dx, p.dx_row_stride, 1.0f, 1.0f}, kBackwardOp);
   }
@@ -228,36 +241,48 @@ Error lora_linear_fwd(const LoraLinearFwdParams& p) {
   }
   const bool merged = merges(p, in);
   const bool stacked = merged && p.xa == p.y + out && p.xa_row_stride == p.y_row_stride &&
-                       ceil_div(out + p.r, kTileColumns) == ceil_div(out, kTileColumns);
-  {
+                       ceil_div(out + p.r, kTile) == ceil_div(out, kTile);
+  const auto product = [&]() -> Error {
     Factor x, W;
     MAMBATUNE_TRY(x.set(p.x, p.x_row_stride, p.rows, in));
     MAMBATUNE_TRY(merged ? W.merge(p, stacked, kForwardOp) : W.set(p.W));
     const int64_t columns = stacked ? out + p.r : out;
-    MAMBATUNE_TRY(large_product({p.rows, columns, in, x.operand(false), W.operand(true), p.y, p.y_row_stride}, kForwardOp));
-  }
-  if (p.xa && !stacked) MAMBATUNE_TRY(project_input(p, p.xa, p.xa_row_stride, kForwardOp));
+    return large_product({p.rows, columns, in, x.operand(false), W.operand(true), p.y, p.y_row_stride}, kForwardOp);
+  };
+  const auto projection = [&] { return project_input(p, p.xa, p.xa_row_stride, kForwardOp); };
+  MAMBATUNE_TRY(p.r > 0 && p.xa && !stacked ? product_and_passes(p.rows, out, product, projection) : product());
   return add_to_output(p, p.r > 0 && !merged);
 }
 
 Error lora_linear_bwd(const LoraLinearBwdParams& p) {
   if (!p.dy) return input_pass(p, p.dxa);
-  const bool adds = p.dx && p.r > 0 && !merges(p, p.W.rows);
+  const int64_t out = p.W.rows, in = p.W.cols;
+  const bool merged = merges(p, out), adds = p.dx && p.r > 0 && !merged;
+  const bool wants_adapter = p.dlora_A || p.dlora_B;
+  const bool without_xa = p.r > 0 && !p.xa && !p.dxa && wants_adapter;
   Scratch own;
   float* dxa = p.dxa;
-  if (p.r > 0 && !p.xa && !dxa && (p.dlora_A || p.dlora_B)) {
-    MAMBATUNE_TRY(gradients_without_xa(p));
-  } else if (p.r > 0) {
-    if (!dxa && (adds || p.dlora_A)) {
-      MAMBATUNE_TRY(own.reserve(p.rows * p.r));
-      dxa = own.get();
-    }
-    if (dxa || p.dlora_B) MAMBATUNE_TRY(output_pass(p, dxa));
-    if (p.dlora_A) MAMBATUNE_TRY(input_pass(p, dxa));
+  if (p.r > 0 && !without_xa && !dxa && (adds || p.dlora_A)) {
+    MAMBATUNE_TRY(own.reserve(p.rows * p.r));
+    dxa = own.get();
   }
-  if (p.dW) MAMBATUNE_TRY(weight_gradient(p));
-  if (p.dbias && p.W.rows > 0) MAMBATUNE_TRY(column_sums(p.dy, p.dbias, p.rows, p.W.rows, kBackwardOp));
-  return p.dx ? input_gradient(p, dxa) : nullptr;
+  const auto adapter = [&]() -> Error {
+    if (without_xa) return gradients_without_xa(p);
+    if (dxa || p.dlora_B) MAMBATUNE_TRY(output_pass(p, dxa));
+    return p.dlora_A ? input_pass(p, dxa) : nullptr;
+  };
+  const auto products = [&]() -> Error {
+    if (p.dW) MAMBATUNE_TRY(weight_gradient(p));
+    if (p.dbias && out > 0) MAMBATUNE_TRY(column_sums(p.dy, p.dbias, p.rows, out, kBackwardOp));
+    return p.dx ? input_gradient(p, merged) : nullptr;
+  };
+  const bool has_adapter = p.r > 0 && (dxa || wants_adapter), has_products = p.dx || p.dW || p.dbias;
+  if (has_adapter && has_products) {
+    MAMBATUNE_TRY(product_and_passes(p.rows, in, products, adapter));
+  } else {
+    MAMBATUNE_TRY(has_adapter ? adapter() : products());
+  }
+  return adds ? add_to_input_gradient(p, dxa) : nullptr;
 }
 
 }  // namespace cuda

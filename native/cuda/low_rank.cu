@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kGroupRows = 4;   // rows that a warp sums together: kGroupRows * kChunk sums, one a lane
 constexpr int kWarps = 4;
-constexpr int kManyRows = 8, kFewRows = 2;  // of y that a thread adds to: few where many would leave processors idle
+constexpr int kManyRows = 8, kSomeRows = 4, kFewRows = 2;  // of y that a thread adds to: fewer where many would leave processors idle
 constexpr int kMergeRows = 4;   // rows of W that a thread adds to
 constexpr int kMergeColumns = 64;  // threads side by side
 constexpr int kPassThreads = 32 * kWarps;
@@ -74,6 +74,49 @@ __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int 
   }
   const int64_t row = first_row + lane / kChunk, k = first_k + lane % kChunk;
   if (row < p.rows && k < p.r) p.out[row * p.out_row_stride + k] = total;
+}
+
+// over_cols of a row pass, a group of `splits` warps for kGroupRows rows as in project_kernel. quads: the factor's rows can be read four
+// elements at a time.
+__global__ void __launch_bounds__(32 * kWarps) sum_over_columns_kernel(const __grid_constant__ RowPass p, int splits, bool quads) {
+  __shared__ float parts[kWarps][32];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t first_row = (static_cast<int64_t>(blockIdx.x) * (kWarps / splits) + warp / splits) * kGroupRows;
+  const int64_t first_k = static_cast<int64_t>(blockIdx.y) * kChunk;
+  let_next_start();
+  wait_for_previous();
+  float sums[kGroupRows * kChunk] = {};
+#pragma unroll 4
+  for (int64_t col = warp % splits * 32 + lane; col < p.cols; col += 32 * splits) {
+    float x[kGroupRows];
+#pragma unroll
+    for (int i = 0; i < kGroupRows; ++i) x[i] = p.x[min(first_row + i, p.rows - 1) * p.x_row_stride + col];
+#pragma unroll
+    for (int half = 0; half < kChunk; half += 4) {
+      const int64_t k = min(first_k + half, p.r - 1);
+      const float* at = p.factor + col * p.r;
+      const float4 f = quads ? *reinterpret_cast<const float4*>(at + min(k, p.r - 4)) : load_quad<false>(at, k, p.r);
+#pragma unroll
+      for (int i = 0; i < kGroupRows; ++i) {
+        float* sum = sums + i * kChunk + half;
+        sum[0] = fmaf(x[i], f.x, sum[0]);
+        sum[1] = fmaf(x[i], f.y, sum[1]);
+        sum[2] = fmaf(x[i], f.z, sum[2]);
+        sum[3] = fmaf(x[i], f.w, sum[3]);
+      }
+    }
+  }
+  float total = transposing_sum<16>(sums);
+  if (splits > 1) {
+    parts[warp][lane] = total;
+    __syncthreads();
+    if (warp > 0) return;
+    total = parts[0][lane];
+#pragma unroll
+    for (int i = 1; i < kWarps; ++i) total += parts[i][lane];
+  }
+  const int64_t row = first_row + lane / kChunk, k = first_k + lane % kChunk;
+  if (row < p.rows && k < p.r) p.over_cols[row * p.r + k] = p.scale * total;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -228,24 +271,8 @@ __global__ void __launch_bounds__(kThreads) add_pass_parts_kernel(const __grid_c
 // Four columns of factor[k, .] from `col` on, k in [first, first + 4): f[k] holds the columns.
 template <bool Vector>
 __device__ __forceinline__ void load_factor(float4 (&f)[4], const LowRankSum& p, int64_t col, int64_t first) {
-  if (!p.transposed) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) f[k] = load_quad<Vector>(p.factor + min(first + k, p.r - 1) * p.cols, col, p.cols);
-    return;
-  }
-  float of_col[4][4];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const float* row = p.factor + min(col + j, p.cols - 1) * p.r + first;
-    if (p.r % 4 == 0) {
-      *reinterpret_cast<float4*>(of_col[j]) = __ldg(reinterpret_cast<const float4*>(row));
-    } else {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) of_col[j][k] = first + k < p.r ? __ldg(row + k) : 0.0f;
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < 4; ++k) f[k] = make_float4(of_col[0][k], of_col[1][k], of_col[2][k], of_col[3][k]);
+  for (int k = 0; k < 4; ++k) f[k] = load_quad<Vector>(p.factor + min(first + k, p.r - 1) * p.cols, col, p.cols);
 }
 
 // small_quads: rows of `small` can be read four elements at a time.
@@ -293,6 +320,48 @@ __global__ void __launch_bounds__(kThreads) add_low_rank_kernel(const __grid_con
   }
 }
 
+// The same where the factor is [cols, r]: a warp takes 128 columns, every lane each 32nd, so that it reads the factor's rows side by side.
+// quads: rows of the factor and of `small` can be read four elements at a time.
+template <int Rows>
+__global__ void __launch_bounds__(kThreads) add_low_rank_transposed_kernel(const __grid_constant__ LowRankSum p, bool quads) {
+  constexpr int kCols = 4;
+  const int64_t first_row = (static_cast<int64_t>(blockIdx.y) * (kThreads / 32) + threadIdx.x / 32) * Rows;
+  const int64_t first_col = static_cast<int64_t>(blockIdx.x) * 32 * kCols + threadIdx.x % 32;
+  let_next_start();
+  wait_for_previous();
+  if (first_row >= p.rows) return;
+  const auto exists = [&](int i, int j) { return first_row + i < p.rows && first_col + 32 * j < p.cols; };
+  float* y = p.y + first_row * p.y_row_stride + first_col;
+  float now[Rows][kCols], sums[Rows][kCols] = {};
+#pragma unroll
+  for (int i = 0; i < Rows; ++i) {
+#pragma unroll
+    for (int j = 0; j < kCols; ++j) now[i][j] = exists(i, j) ? y[i * p.y_row_stride + 32 * j] : 0.0f;
+  }
+  const auto load = [&](const float* row, int64_t k) { return quads ? *reinterpret_cast<const float4*>(row + k) : load_quad<false>(row, k, p.r); };
+  for (int64_t k = 0; k < p.r; k += 4) {
+    float4 f[kCols];
+#pragma unroll
+    for (int j = 0; j < kCols; ++j) f[j] = load(p.factor + min(first_col + 32 * j, p.cols - 1) * p.r, k);
+#pragma unroll
+    for (int i = 0; i < Rows; ++i) {
+      const float4 u = load(p.small + min(first_row + i, p.rows - 1) * p.small_row_stride, k);
+#pragma unroll
+      for (int j = 0; j < kCols; ++j) sums[i][j] = add_dot(sums[i][j], u, f[j]);
+    }
+  }
+  float bias[kCols];
+#pragma unroll
+  for (int j = 0; j < kCols; ++j) bias[j] = p.bias && first_col + 32 * j < p.cols ? p.bias[first_col + 32 * j] : 0.0f;
+#pragma unroll
+  for (int i = 0; i < Rows; ++i) {
+#pragma unroll
+    for (int j = 0; j < kCols; ++j) {
+      if (exists(i, j)) y[i * p.y_row_stride + 32 * j] = fmaf(p.scale, sums[i][j], now[i][j] + bias[j]);
+    }
+  }
+}
+
 __device__ __forceinline__ void store(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float4 x) {
   const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(x.x, x.y), __floats2bfloat162_rn(x.z, x.w)};
@@ -302,11 +371,11 @@ __device__ __forceinline__ void store(float* to, float x) { *to = x; }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 
 // kMergeRows rows and four columns a thread; lora_A's rows, where they are to follow, are copied as they are. B_quads: rows of B can be
-// read four elements at a time.
+// read four elements at a time. What no kernel of a recording writes is read before the kernels ahead have ended.
 template <bool Vector, class T>
 __global__ void __launch_bounds__(kThreads) merge_low_rank_kernel(const __grid_constant__ LowRankMerge p, bool B_quads, T* out) {
   let_next_start();
-  wait_for_previous();
+  if (!p.constant) wait_for_previous();
   const int64_t col = (static_cast<int64_t>(blockIdx.x) * kMergeColumns + threadIdx.x % kMergeColumns) * 4;
   const int64_t first_row = (static_cast<int64_t>(blockIdx.y) * (kThreads / kMergeColumns) + threadIdx.x / kMergeColumns) * kMergeRows;
   const int64_t rows = p.append ? p.rows + p.r : p.rows;
@@ -335,6 +404,7 @@ __global__ void __launch_bounds__(kThreads) merge_low_rank_kernel(const __grid_c
       add_scaled(W[i], scale * b.w, a[3]);
     }
   }
+  if (p.constant) wait_for_previous();
 #pragma unroll
   for (int i = 0; i < kMergeRows; ++i) {
     if (first_row + i >= rows) return;
@@ -360,6 +430,14 @@ void with_flags(Use use, bool flag, Rest... rest) {
 }
 
 bool is_vector(int64_t cols, int64_t row_stride, const void* x) { return cols % 4 == 0 && row_stride % 4 == 0 && aligned_to(x, 16); }
+
+// over_cols alone.
+Error sum_over_columns(const RowPass& p, const char* op) {
+  const int64_t groups = ceil_div(p.rows, kGroupRows);
+  const int splits = groups < 1024 && p.cols > 128 ? kWarps : 1;
+  const dim3 grid(static_cast<unsigned>(ceil_div(groups * splits, kWarps)), static_cast<unsigned>(ceil_div(p.r, kChunk)));
+  return launch_early(sum_over_columns_kernel, grid, 32 * kWarps, op, p, splits, p.r % 4 == 0 && aligned_to(p.factor, 16));
+}
 
 // With Across warps of a block side by side.
 template <int Across>
@@ -420,6 +498,7 @@ Error scale_matrix(const float* from, int64_t rows, int64_t cols, const float* r
 
 Error row_pass(const RowPass& p, const char* op) {
   if (p.r == 0 || p.cols == 0) return nullptr;
+  if (!p.over_rows && p.rows > 0) return sum_over_columns(p, op);
   if (p.rows == 0) {
     return p.over_rows ? describe_error(cudaMemsetAsync(p.over_rows, 0, static_cast<size_t>(p.r * p.cols) * sizeof(float), stream()), op) : nullptr;
   }
@@ -428,8 +507,16 @@ Error row_pass(const RowPass& p, const char* op) {
 
 Error add_low_rank(const LowRankSum& p, const char* op) {
   if (p.rows == 0 || p.cols == 0) return nullptr;
-  const bool vector = is_vector(p.cols, p.y_row_stride, p.y) && (p.transposed || aligned_to(p.factor, 16)) && aligned_to(p.bias, 16);
   const bool small_quads = is_vector(p.r, p.small_row_stride, p.small);
+  if (p.transposed) {
+    const auto grid = [&](int64_t rows) {
+      return dim3(static_cast<unsigned>(ceil_div(p.cols, 128)), static_cast<unsigned>(ceil_div(p.rows, rows * (kThreads / 32))));
+    };
+    const bool quads = small_quads && aligned_to(p.factor, 16), many = grid(kManyRows).x * static_cast<int64_t>(grid(kManyRows).y) >= kPassBlocks;
+    return many ? launch_early(add_low_rank_transposed_kernel<kManyRows>, grid(kManyRows), kThreads, op, p, quads)
+                : launch_early(add_low_rank_transposed_kernel<kSomeRows>, grid(kSomeRows), kThreads, op, p, quads);
+  }
+  const bool vector = is_vector(p.cols, p.y_row_stride, p.y) && aligned_to(p.factor, 16) && aligned_to(p.bias, 16);
   const int64_t quads = ceil_div(p.cols, 4), many = quads * ceil_div(p.rows, kManyRows), few = quads * ceil_div(p.rows, kFewRows);
   Error error = nullptr;
   with_flags(

@@ -46,8 +46,8 @@ Error row_pass(const RowPass& p, const char* op);
 // to[i, j] = row_scale[i] * col_scale[j] * from[i, j]; either scale may be null. All are contiguous; to may be from.
 Error scale_matrix(const float* from, int64_t rows, int64_t cols, const float* row_scale, const float* col_scale, float* to, const char* op);
 
-// y[i, j] += bias[j] + scale * dropout mask * sum_k small[i, k] * factor[k, j], or factor[j, k] when `transposed`;
-// bias may be null.
+// y[i, j] += bias[j] + scale * dropout mask * sum_k small[i, k] * factor[k, j], or, without dropout, factor[j, k] when
+// `transposed`; bias may be null.
 struct LowRankSum {
   int64_t rows, cols, r;
   const float* small;
@@ -63,7 +63,7 @@ struct LowRankSum {
 Error add_low_rank(const LowRankSum& p, const char* op);
 
 // W + scale * B A, into floats or rounded to bfloat16. W: [rows, cols], B: [rows, r], A: [r, cols]. `append`: with A's rows behind
-// it.
+// it. `constant`: no kernel that may still run writes W, A or B.
 struct LowRankMerge {
   int64_t rows, cols, r;
   const float* W;
@@ -73,6 +73,7 @@ struct LowRankMerge {
   bool append;
   float* out;
   __nv_bfloat16* half;
+  bool constant;
 };
 Error merge_low_rank(const LowRankMerge& p, const char* op);
 

@@ -90,6 +90,11 @@ __global__ void __launch_bounds__(kBlockThreads) rms_norm_forward_kernel(const _
     for (int c = 0; c < Width; ++c) s.at[c] *= scale;
     store<Width>(p.y + base + i, s);
   };
+  const auto finish = [&](float sum) {
+    const float scale = 1.0f / sqrtf(row_sum<Threads>(sum, parts) / static_cast<float>(p.d_model) + p.eps);
+    if (p.scales && threadIdx.x % Threads == 0) p.scales[row] = scale;
+    return scale;
+  };
   const auto square = [](const Vector<Width>& s) {
     float sum = 0.0f;
 #pragma unroll
@@ -108,7 +113,7 @@ __global__ void __launch_bounds__(kBlockThreads) rms_norm_forward_kernel(const _
     }
 #pragma unroll
     for (int k = 0; k < kCached; ++k) sum += square(kept[k]);
-    const float scale = 1.0f / sqrtf(row_sum<Threads>(sum, parts) / static_cast<float>(p.d_model) + p.eps);
+    const float scale = finish(sum);
 #pragma unroll
     for (int k = 0; k < kCached; ++k) {
       const int i = first + k * kStep;
@@ -116,14 +121,14 @@ __global__ void __launch_bounds__(kBlockThreads) rms_norm_forward_kernel(const _
     }
   } else {
     for (int64_t i = first; i < p.d_model; i += kStep) sum += square(load_sum(i));
-    const float scale = 1.0f / sqrtf(row_sum<Threads>(sum, parts) / static_cast<float>(p.d_model) + p.eps);
+    const float scale = finish(sum);
     for (int64_t i = first; i < p.d_model; i += kStep) write(i, load_sum(i), scale, load_weight(i));
   }
 }
 
-// ds = r (dy w - s (r^2 / d_model) sum(dy w s)) + dresidual_out, r = rsqrt(mean(s^2) + eps); r goes to p.scales, if not null.
+// ds = r (dy w - s (r^2 / d_model) sum(dy w s)) + dresidual_out, r = rsqrt(mean(s^2) + eps); r goes to `scales`, if not null.
 template <int Threads, int Width, bool Cached>
-__global__ void __launch_bounds__(kBlockThreads) rms_norm_backward_kernel(const __grid_constant__ RmsNormBwdParams p) {
+__global__ void __launch_bounds__(kBlockThreads) rms_norm_backward_kernel(const __grid_constant__ RmsNormBwdParams p, float* scales) {
   __shared__ float parts[2][kBlockThreads / 32];
   let_next_start();
   wait_for_previous();
@@ -154,7 +159,7 @@ __global__ void __launch_bounds__(kBlockThreads) rms_norm_backward_kernel(const 
     const float size = static_cast<float>(p.d_model);
     scale = 1.0f / sqrtf(row_sum<Threads>(squares, parts[0]) / size + p.eps);
     along = scale * scale / size * row_sum<Threads>(products, parts[1]);
-    if (p.scales && threadIdx.x % Threads == 0) p.scales[row] = scale;
+    if (scales && threadIdx.x % Threads == 0) scales[row] = scale;
   };
   const auto write = [&](int64_t i, const Vector<Width>& s, const Vector<Width>& g) {
     Vector<Width> ds = p.dresidual_out ? load<Width>(p.dresidual_out + base + i) : Vector<Width>{};
@@ -188,24 +193,24 @@ __global__ void __launch_bounds__(kBlockThreads) rms_norm_backward_kernel(const 
 
 // partial[blockIdx.y, i]: the sum of dy s r over a block of rows.
 __global__ void __launch_bounds__(kBlockThreads)
-    weight_gradient_kernel(const __grid_constant__ RmsNormBwdParams p, float* partial, int64_t block_rows) {
+    weight_gradient_kernel(const __grid_constant__ RmsNormBwdParams p, const float* scales, float* partial, int64_t block_rows) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
   if (i >= p.d_model) return;
   const int64_t first = blockIdx.y * block_rows, end = min(first + block_rows, p.rows);
   float sum = 0.0f;
 #pragma unroll 8
-  for (int64_t row = first; row < end; ++row) sum = fmaf(p.dy[row * p.d_model + i] * p.s[row * p.d_model + i], p.scales[row], sum);
+  for (int64_t row = first; row < end; ++row) sum = fmaf(p.dy[row * p.d_model + i] * p.s[row * p.d_model + i], scales[row], sum);
   partial[blockIdx.y * p.d_model + i] = sum;
 }
 
 constexpr const char* kBackwardOp = "rms_norm backward";
 
-Error weight_gradient(const RmsNormBwdParams& p) {
+Error weight_gradient(const RmsNormBwdParams& p, const float* scales) {
   const int64_t block_rows = ceil_div(p.rows, kMaxRowBlocks), blocks = ceil_div(p.rows, block_rows);
   Scratch partial;
   MAMBATUNE_TRY(partial.reserve(blocks * p.d_model));
   const dim3 grid(static_cast<unsigned>(ceil_div(p.d_model, kBlockThreads)), static_cast<unsigned>(blocks));
-  weight_gradient_kernel<<<grid, kBlockThreads, 0, stream()>>>(p, partial.get(), block_rows);
+  weight_gradient_kernel<<<grid, kBlockThreads, 0, stream()>>>(p, scales, partial.get(), block_rows);
   MAMBATUNE_CHECK_LAUNCH(kBackwardOp);
   return column_sums(partial.get(), p.dweight, blocks, p.d_model, kBackwardOp);
 }
@@ -233,29 +238,25 @@ Error rms_norm_fwd(const RmsNormFwdParams& p) {
   return launch_early(rms_norm_forward_kernel<kBlockThreads, 1, false>, rows, kBlockThreads, "rms_norm", p);
 }
 
-Error rms_norm_bwd(const RmsNormBwdParams& params) {
-  RmsNormBwdParams p = params;
+Error rms_norm_bwd(const RmsNormBwdParams& p) {
   if (p.d_model == 0) return nullptr;
   if (p.rows == 0) {
     if (!p.dweight) return nullptr;
     return describe_error(cudaMemsetAsync(p.dweight, 0, static_cast<size_t>(p.d_model) * sizeof(float), stream()), kBackwardOp);
   }
   Scratch scales;
-  if (p.dweight && !p.scales) {
-    MAMBATUNE_TRY(scales.reserve(p.rows));
-    p.scales = scales.get();
-  }
+  if (p.dweight) MAMBATUNE_TRY(scales.reserve(p.rows));
   const bool wide = p.d_model % 4 == 0 && all_aligned({p.s, p.weight, p.dy, p.dresidual_out, p.ds});
   const unsigned rows = static_cast<unsigned>(p.rows);
-  if (wide && p.d_model <= 32 * 4 * kCached) {
+  if (wide && p.d_model <= 32 * 4 * kCached && p.rows > kShortOfRows) {
     constexpr int kRows = kBlockThreads / 32;
-    MAMBATUNE_TRY(launch_early(rms_norm_backward_kernel<32, 4, true>, static_cast<unsigned>(ceil_div(p.rows, kRows)), kBlockThreads, kBackwardOp, p));
+    MAMBATUNE_TRY(launch_early(rms_norm_backward_kernel<32, 4, true>, static_cast<unsigned>(ceil_div(p.rows, kRows)), kBlockThreads, kBackwardOp, p, scales.get()));
   } else if (wide && p.d_model <= kBlockThreads * 4 * kCached) {
-    MAMBATUNE_TRY(launch_early(rms_norm_backward_kernel<kBlockThreads, 4, true>, rows, kBlockThreads, kBackwardOp, p));
+    MAMBATUNE_TRY(launch_early(rms_norm_backward_kernel<kBlockThreads, 4, true>, rows, kBlockThreads, kBackwardOp, p, scales.get()));
   } else {
-    MAMBATUNE_TRY(launch_early(rms_norm_backward_kernel<kBlockThreads, 1, false>, rows, kBlockThreads, kBackwardOp, p));
+    MAMBATUNE_TRY(launch_early(rms_norm_backward_kernel<kBlockThreads, 1, false>, rows, kBlockThreads, kBackwardOp, p, scales.get()));
   }
-  return p.dweight ? weight_gradient(p) : nullptr;
+  return p.dweight ? weight_gradient(p, scales.get()) : nullptr;
 }
 
 }  // namespace cuda

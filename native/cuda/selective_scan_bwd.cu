@@ -205,6 +205,8 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
   extern __shared__ float4 raw_memory[];
   auto& memory = *reinterpret_cast<typename Plan::Memory*>(raw_memory);
   const ScanPlace<Config> place(p, split.chunks);
+  let_next_start();
+  wait_for_previous();
   const float bias = p.delta_bias && place.staged_live ? p.delta_bias[place.staged_channel] : 0.0f;
   const float skip = p.D && place.staged_live ? p.D[place.staged_channel] : 0.0f;
 
@@ -435,6 +437,8 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
 // dB and dC: the sums of the channel blocks, added in their order.
 __global__ void __launch_bounds__(kSumThreads)
     sum_channel_blocks_kernel(const __grid_constant__ SelectiveScanBwdParams p, const float* partial, int blocks, int stored) {
+  let_next_start();
+  wait_for_previous();
   const int64_t count = p.batch * p.seqlen * 2 * stored;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
   if (i >= count) return;
@@ -467,8 +471,8 @@ Error scan_backward(const SelectiveScanBwdParams& p) {
   const auto kernel = scan_backward_kernel<Config, Resets, ParameterGradients>;
   constexpr int kBytes = sizeof(typename Backward<Config>::Memory);
   MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kScanBackward));
-  kernel<<<static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes, stream()>>>(p, split, partials);
-  MAMBATUNE_CHECK_LAUNCH(kScanBackward);
+  MAMBATUNE_TRY(launch_early_with_memory(kernel, static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes, kScanBackward, p, split,
+                                         partials));
   MAMBATUNE_TRY(sum_channel_blocks(p, BC.get(), channel_blocks, Config::kStored));
   if (p.dA) MAMBATUNE_TRY(column_sums(A.get(), p.dA, parts, p.d_inner * p.d_state, kScanBackward));
   if (p.dD) MAMBATUNE_TRY(column_sums(D.get(), p.dD, parts, p.d_inner, kScanBackward));
@@ -489,10 +493,8 @@ Error zero_parameter_gradients(const SelectiveScanBwdParams& p) {
 
 Error sum_channel_blocks(const SelectiveScanBwdParams& p, const float* partial, int64_t blocks, int stored) {
   const int64_t count = p.batch * p.seqlen * 2 * stored;
-  sum_channel_blocks_kernel<<<static_cast<unsigned>(ceil_div(count, kSumThreads)), kSumThreads, 0, stream()>>>(
-      p, partial, static_cast<int>(blocks), stored);
-  MAMBATUNE_CHECK_LAUNCH(kScanBackward);
-  return nullptr;
+  return launch_early(sum_channel_blocks_kernel, static_cast<unsigned>(ceil_div(count, kSumThreads)), kSumThreads, kScanBackward, p, partial,
+                      static_cast<int>(blocks), stored);
 }
 
 Error selective_scan_bwd(const SelectiveScanBwdParams& p) {

@@ -4,13 +4,12 @@
 //
 // A block of Threads threads owns Threads / Lanes neighbouring channels of one batch row; Lanes threads share a channel, States
 // states each. Time goes in tiles of 32 steps; a step past the end has delta = 0 and so leaves every state alone. When
-// batch and channels give too few blocks, time is cut into chunks of tiles: a summary kernel walks each chunk from zero and
-// leaves its end state and its decay, one thread per state joins them in order, and the scan starts every chunk from the
+// batch and channels give too few blocks, time is cut into chunks of tiles: a summary kernel walks parts of each chunk from
+// zero and leaves their end states and decays, one thread per state joins them in order, and the scan starts every chunk from the
 // right state. The reverse recurrence g <- a (g + C dy) has the same form and uses the same kernels.
 #pragma once
 #include <cuda_pipeline_primitives.h>
 
-#include <type_traits>
 
 #include "../include/selective_scan.h"
 #include "common.cuh"
@@ -21,6 +20,7 @@ namespace cuda {
 constexpr int kScanTile = 32;
 constexpr int kTargetWarps = 1536;      // about three a scheduler on the largest cards
 constexpr int kMinTilesPerChunk = 4;
+constexpr int kSummaryParts = 4;        // of a chunk: the summaries are short, and more of them hide each other's waiting
 constexpr int64_t kVeryFewWarps = 400, kFewWarps = 800;  // between them, twice as many with half the states each are faster
 
 template <int TheLanes, int TheStates, int TheThreads = 128>
@@ -70,6 +70,7 @@ inline TimeSplit split_time(int64_t blocks, int warps, int64_t seqlen, int64_t e
     if (split.chunks < 1) split.chunks = 1;
   }
   split.chunk_tiles = static_cast<int>(ceil_div(split.tiles, split.chunks));
+  if (split.chunks > 1) split.chunk_tiles = static_cast<int>(ceil_div(split.chunk_tiles, kSummaryParts) * kSummaryParts);
   split.chunks = static_cast<int>(ceil_div(split.tiles, split.chunk_tiles));
   return split;
 }
@@ -250,8 +251,10 @@ __global__ void __launch_bounds__(Config::kThreads)
   float* rows = reinterpret_cast<float*>(memory);                                // [kScanTile][kStored]: B, or C in reverse
   float2* steps = reinterpret_cast<float2*>(rows + kScanTile * Config::kStored);  // [kScanTile][kChannels]: delta', input
   int* resets = reinterpret_cast<int*>(steps + kScanTile * Config::kChannels);
-  ScanPlace<Config> place(p, split.chunks - 1);  // nothing follows the last chunk
-  if (Reverse) ++place.chunk;
+  ScanPlace<Config> place(p, (split.chunks - 1) * kSummaryParts);  // of a part of a chunk; nothing follows the last chunk
+  let_next_start();
+  wait_for_previous();
+  if (Reverse) place.chunk += kSummaryParts;
   const float bias = p.delta_bias && place.staged_live ? p.delta_bias[place.staged_channel] : 0.0f;
 
   float A[kStates], state[kStates] = {}, elapsed = 0.0f;
@@ -262,8 +265,8 @@ __global__ void __launch_bounds__(Config::kThreads)
   }
   const bool quads = rows_are_quads<Config>(p);
   bool cut = false;
-  const int first_tile = static_cast<int>(place.chunk) * split.chunk_tiles;
-  const int count = min(split.chunk_tiles, split.tiles - first_tile);
+  const int part_tiles = split.chunk_tiles / kSummaryParts, first_tile = static_cast<int>(place.chunk) * part_tiles;
+  const int count = min(part_tiles, split.tiles - first_tile);  // none where time ends before the last chunk's last parts
 
   float raw[kElements], input[kElements], z[kElements] = {};
   const auto fetch_tile = [&](int index) {
@@ -277,7 +280,7 @@ __global__ void __launch_bounds__(Config::kThreads)
       fetch<Config>(input, p.u + place.offset(first, p.u_row_stride), p.u_row_stride, left);
     }
   };
-  fetch_tile(0);
+  if (count > 0) fetch_tile(0);
   for (int index = 0; index < count; ++index) {
     const int64_t first = static_cast<int64_t>(Reverse ? first_tile + count - 1 - index : first_tile + index) * kScanTile;
     const int count_steps = static_cast<int>(min(static_cast<int64_t>(kScanTile), p.seqlen - first));
@@ -326,54 +329,55 @@ __global__ void __launch_bounds__(Config::kThreads)
 #pragma unroll
   for (int j = 0; j < kStates; ++j) decay[j] = cut ? 0.0f : exp2_fast(elapsed * A[j]);
   const int64_t at =
-      ((place.batch * split.chunks + place.chunk) * p.d_inner + place.channel) * Config::kStored + place.lane * kStates;
+      ((place.batch * split.chunks * kSummaryParts + place.chunk) * p.d_inner + place.channel) * Config::kStored + place.lane * kStates;
   store_vector(states + at, state);
   store_vector(decays + at, decay);
 }
 
-// Turns each chunk's end state into the state it starts from, in place; initial is [batch, d_inner, d_state] or null.
+// The states that chunks start from, [batch, chunks, d_inner, stored], from the ends and decays of their parts; initial is [batch, d_inner,
+// d_state] or null.
 template <bool Reverse>
-__global__ void join_chunks_kernel(float* states, const float* decays, const float* initial, int64_t count, int chunks,
+__global__ void join_chunks_kernel(float* starts, const float* ends, const float* decays, const float* initial, int64_t count, int chunks,
                                    int64_t d_inner, int d_state, int stored) {
+  let_next_start();
+  wait_for_previous();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= count) return;
   const int n = static_cast<int>(i % stored);
-  const int64_t channel = i / stored % d_inner, batch = i / stored / d_inner, chunk_states = d_inner * stored;
+  const int64_t channel = i / stored % d_inner, batch = i / stored / d_inner, all_states = d_inner * stored, place = channel * stored + n;
   float state = initial && n < d_state ? initial[(batch * d_inner + channel) * d_state + n] : 0.0f;
   for (int k = 0; k < chunks; ++k) {
-    const int chunk = Reverse ? chunks - 1 - k : k;
-    const int64_t at = (batch * chunks + chunk) * chunk_states + channel * stored + n;
-    const bool last = k + 1 == chunks;
-    const float end = last ? 0.0f : states[at], decay = last ? 0.0f : decays[at];
-    states[at] = state;
-    state = fmaf(decay, state, end);
+    const int64_t chunk = batch * chunks + (Reverse ? chunks - 1 - k : k);
+    starts[chunk * all_states + place] = state;
+    if (k + 1 == chunks) return;
+    float end[kSummaryParts], decay[kSummaryParts];
+#pragma unroll
+    for (int j = 0; j < kSummaryParts; ++j) {
+      const int64_t at = (chunk * kSummaryParts + (Reverse ? kSummaryParts - 1 - j : j)) * all_states + place;
+      end[j] = ends[at], decay[j] = decays[at];
+    }
+#pragma unroll
+    for (int j = 0; j < kSummaryParts; ++j) state = fmaf(decay[j], state, end[j]);
   }
 }
-
-// Of a summary: half the states a thread where that can be, since few blocks walk at once.
-template <class Config>
-using SummaryConfig = std::conditional_t<Config::kLanes == 4 && Config::kStates == 4, ScanConfig<8, 2>, Config>;
 
 // Fills split.starts (memory held by `states`) when time is split.
 template <class Config, bool Resets, bool Reverse>
 Error start_chunks(const SelectiveScanInputs& p, const float* dout, const float* initial, TimeSplit& split, Scratch& states) {
   if (split.chunks == 1) return nullptr;
   constexpr const char* kOp = Reverse ? "selective_scan backward" : "selective_scan";
-  const int64_t count = p.batch * p.d_inner * Config::kStored, floats = count * split.chunks;
-  Scratch decays;
-  MAMBATUNE_TRY(states.reserve(floats));
-  MAMBATUNE_TRY(decays.reserve(floats));
-  using Summary = SummaryConfig<Config>;
-  constexpr int kBytes = kScanTile * (Summary::kStored * 4 + Summary::kChannels * 8 + 4);
-  const int64_t blocks = p.batch * (split.chunks - 1) * ceil_div(p.d_inner, Summary::kChannels);
-  scan_summary_kernel<Summary, Resets, Reverse>
-      <<<static_cast<unsigned>(blocks), Summary::kThreads, kBytes, stream()>>>(p, dout, split, states.get(), decays.get());
-  MAMBATUNE_CHECK_LAUNCH(kOp);
-  join_chunks_kernel<Reverse><<<static_cast<unsigned>(ceil_div(count, 256)), 256, 0, stream()>>>(
-      states.get(), decays.get(), initial, count, split.chunks, p.d_inner, static_cast<int>(p.d_state), Config::kStored);
-  MAMBATUNE_CHECK_LAUNCH(kOp);
+  const int64_t count = p.batch * p.d_inner * Config::kStored, parts = split.chunks * kSummaryParts;
+  Scratch ends, decays;
+  MAMBATUNE_TRY(states.reserve(count * split.chunks));
+  MAMBATUNE_TRY(ends.reserve(count * parts));
+  MAMBATUNE_TRY(decays.reserve(count * parts));
+  constexpr int kBytes = kScanTile * (Config::kStored * 4 + Config::kChannels * 8 + 4);
+  const int64_t blocks = p.batch * (parts - kSummaryParts) * ceil_div(p.d_inner, Config::kChannels);
+  MAMBATUNE_TRY(launch_early_with_memory(scan_summary_kernel<Config, Resets, Reverse>, static_cast<unsigned>(blocks), Config::kThreads, kBytes,
+                                         kOp, p, dout, split, ends.get(), decays.get()));
   split.starts = states.get();
-  return nullptr;
+  return launch_early(join_chunks_kernel<Reverse>, static_cast<unsigned>(ceil_div(count, 256)), 256, kOp, states.get(), ends.get(), decays.get(),
+                      initial, count, split.chunks, p.d_inner, static_cast<int>(p.d_state), static_cast<int>(Config::kStored));
 }
 
 // The state before tile `tile` > 0 of a channel: [batch, tiles - 1, d_inner, stored].

@@ -46,6 +46,8 @@ __global__ void __launch_bounds__(Config::kThreads, 4)
   extern __shared__ float4 raw_memory[];
   auto& memory = *reinterpret_cast<ForwardMemory<Config>*>(raw_memory);
   const ScanPlace<Config> place(p, split.chunks);
+  let_next_start();
+  wait_for_previous();
   const float bias = p.delta_bias && place.staged_live ? p.delta_bias[place.staged_channel] : 0.0f;
   const float skip = p.D && place.staged_live ? p.D[place.staged_channel] : 0.0f;
 
@@ -191,9 +193,8 @@ Error scan_forward(const SelectiveScanFwdParams& p) {
   constexpr int kBytes = sizeof(ForwardMemory<Config>);
   MAMBATUNE_TRY(describe_error(
       cudaFuncSetAttribute(scan_forward_kernel<Config, Resets>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), "selective_scan"));
-  scan_forward_kernel<Config, Resets><<<static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes, stream()>>>(p, split);
-  MAMBATUNE_CHECK_LAUNCH("selective_scan");
-  return nullptr;
+  return launch_early_with_memory(scan_forward_kernel<Config, Resets>, static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes,
+                                  "selective_scan", p, split);
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ namespace mambatune {
 
 using Error = const char*;
 
-constexpr uint32_t kDeviceAbi = 7;
+constexpr uint32_t kDeviceAbi = 8;
 
 struct MemoryStats {
   uint64_t live_bytes;     // in use by buffers now
@@ -67,6 +67,13 @@ struct DeviceApi {
   Error (*graph_end)(uint32_t* graph);
   Error (*graph_launch)(uint32_t graph);
   void (*graph_release)(uint32_t graph);
+
+  // Parts beside each other; all null where there are none. What is enqueued between begin_beside and begin_side runs beside what is
+  // enqueued between that and end_beside; neither may read or write what the other writes. What comes later waits for both. After an error
+  // in a part, the calls that remain are still made.
+  Error (*begin_beside)();
+  Error (*begin_side)();
+  Error (*end_beside)();
 
   size_t (*selective_scan_checkpoint_size)(int64_t batch, int64_t seqlen, int64_t d_inner, int64_t d_state);  // floats
   Error (*selective_scan_fwd)(const SelectiveScanFwdParams&);

@@ -15,6 +15,7 @@ struct RmsNormFwdParams {
   float eps;
   float* y;             // [rows, d_model]
   float* residual_out;  // [rows, d_model]: s; null when residual is null
+  float* scales;        // [rows] or null: rsqrt(mean(s^2) + eps) of each row
 };
 
 struct RmsNormBwdParams {
@@ -26,7 +27,6 @@ struct RmsNormBwdParams {
   const float* dresidual_out;  // [rows, d_model] or null (zero): added to ds
   float* ds;                   // [rows, d_model]: the gradient of x and of residual alike
   float* dweight;              // [d_model] or null (not wanted)
-  float* scales;               // [rows] or null: rsqrt(mean(s^2) + eps) of each row
 };
 
 }  // namespace mambatune

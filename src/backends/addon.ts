@@ -52,6 +52,11 @@ export interface Addon {
   graphLaunch(device: number, graph: number): void;
   graphRelease(device: number, graph: number): void;
 
+  /** What is enqueued from here to beginSide runs beside what is enqueued from there to endBeside; not on every device. */
+  beginBeside(device: number): void;
+  beginSide(device: number): void;
+  endBeside(device: number): void;
+
   selectiveScanCheckpointSize(device: number, batch: number, seqlen: number, dInner: number, dState: number): number;
   selectiveScanFwd: Call;
   selectiveScanBwd: Call;

@@ -100,6 +100,22 @@ export class DeviceBackend extends KernelBackend {
     this.addon.stridedCopy(this.device, NATIVE_DTYPE[dtype], 1, length, step, step, from, 0, to, first);
   }
 
+  /**
+   * Runs two parts of a schedule, neither of which reads or writes what the other writes: beside each other where the device can do that,
+   * else one after the other. `main` is the one that takes longer.
+   */
+  beside(main: () => void, side: () => void): void {
+    const { addon, device } = this;
+    addon.beginBeside(device);
+    try {
+      main();
+      addon.beginSide(device);
+      side();
+    } finally {
+      addon.endBeside(device);
+    }
+  }
+
   memoryStats(): MemoryStats {
     return this.addon.memoryStats(this.device);
   }

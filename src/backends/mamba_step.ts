@@ -94,7 +94,7 @@ export function createMambaStep(model: StepModel, state: StepState): MambaStep {
   });
   const last = layers.length % 2 === 1 ? residuals : [residuals[1], residuals[0]];
   const normed = allocate([batch, dModel]);
-  const norm = [batch, dModel, hidden, last[0] as number, handle(model.normF), model.eps, normed, last[1] as number];
+  const norm = [batch, dModel, hidden, last[0] as number, handle(model.normF), model.eps, normed, last[1] as number, 0];
   const headCalls = Array.from({ length: Math.ceil(batch / ROWS_AT_ONCE) }, (_, group) => {
     const begin = group * ROWS_AT_ONCE;
     const rows = Math.min(ROWS_AT_ONCE, batch - begin);

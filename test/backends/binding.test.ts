@@ -36,6 +36,8 @@ forEachDevice((name) => {
     expect(EXPORTS.map(([exported]) => exported).sort()).toEqual([
       'adamwStep',
       'allocate',
+      'beginBeside',
+      'beginSide',
       'binary',
       'cast',
       'causalConv1dBwd',
@@ -44,6 +46,7 @@ forEachDevice((name) => {
       'chooseLikeliest',
       'cumsum',
       'describe',
+      'endBeside',
       'fill',
       'gather',
       'globalNorm',
@@ -115,6 +118,9 @@ forEachDevice((name) => {
       if (
         [
           'allocate',
+          'beginBeside',
+          'beginSide',
+          'endBeside',
           'graphBegin',
           'graphDiscard',
           'graphEnd',

@@ -32,12 +32,13 @@ const backend = testedBackends()[0] ?? 'cpu';
 
 /**
  * Largest differences. In IEEE float32, measured on AVX-512: 7e-6 over the first 100 steps, 3e-5 over all, test losses 1e-6; a kernel
- * that sums in another order drifts apart more. TF32 rounds the inputs of each product to 10 bits of mantissa, 5e-4 of their size; measured
- * on an H100: losses 2.6e-3 over the first 100 steps, 1.8e-2 over all (a batch of a loss near 4), norms of 1.7 to 8.4 by 0.12, test losses 1e-4.
+ * that sums in another order drifts apart more. TF32 rounds the inputs of each product to 10 bits of mantissa, 5e-4 of their size; of two
+ * orders of its sums on an H100 the worse: losses 5.5e-3 over the first 100 steps, 1.8e-2 over all (a batch of a loss near 4), norms of 1.7 to
+ * 8.4 by 0.12, test losses 5.8e-4.
  */
 const TOLERANCES = {
   highest: { first: 1e-4, all: 1e-3, gradNorms: 1e-2, test: 1e-4 },
-  high: { first: 5e-3, all: 4e-2, gradNorms: 0.25, test: 5e-4 },
+  high: { first: 1e-2, all: 4e-2, gradNorms: 0.25, test: 2e-3 },
 };
 const precisions = backend === 'cuda' ? (['highest', 'high'] as const) : (['highest'] as const);
 

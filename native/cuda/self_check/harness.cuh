@@ -26,6 +26,8 @@ cudaStream_t stream() { return the_stream; }
 
 bool starts_early() { return true; }
 
+bool follows_kernel() { return true; }
+
 Error scratch(size_t bytes, void** memory) {
   const auto found = free_scratch.find(bytes);
   if (found == free_scratch.end()) return describe_error(cudaMalloc(memory, bytes), "scratch");

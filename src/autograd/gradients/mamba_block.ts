@@ -20,7 +20,7 @@ const OPERANDS = [
   ...ADAPTERS,
 ];
 /** What the forward keeps, in the order of its outputs; the last two of projections with an adapter only. */
-const KEPT = ['xz', 'dbc', 'checkpoints'];
+const KEPT = ['scales', 'xz', 'dbc', 'checkpoints'];
 const KEPT_OF_ADAPTED = ['dtProj', 'outProj'];
 
 defineGradient('MambaBlock', {

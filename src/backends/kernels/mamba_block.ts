@@ -69,7 +69,13 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
       return backend.output([keeps ? rows : 0, rankOf(linear)]);
     },
     whole: (info: TensorInfo | undefined): Rows => (info && info.shape[0] !== 0 ? [backend.handle(info), 0, 0] : NONE),
-    norm: (x: TensorInfo, residual: TensorInfo | undefined, y: TensorInfo, residualOut?: TensorInfo) =>
+    /** scales: of the rows of the stream, 1 / sqrt(mean(x^2) + eps). */
+    norm: (
+      x: TensorInfo,
+      residual: TensorInfo | undefined,
+      y: TensorInfo,
+      into: { stream?: TensorInfo | undefined; scales?: TensorInfo | undefined },
+    ) =>
       addon.rmsNormFwd(
         device,
         rows,
@@ -79,16 +85,10 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
         handle('norm'),
         attrs.eps as number,
         backend.handle(y),
-        backend.handle(residualOut),
+        backend.handle(into.stream),
+        backend.handle(into.scales),
       ),
-    /** scales: of the rows of x, 1 / sqrt(mean(x^2) + eps). */
-    normGrad: (
-      x: TensorInfo,
-      dy: TensorInfo,
-      dresidualOut: TensorInfo | undefined,
-      ds: TensorInfo,
-      scales?: TensorInfo,
-    ) =>
+    normGrad: (x: TensorInfo, dy: TensorInfo, dresidualOut: TensorInfo | undefined, ds: TensorInfo) =>
       addon.rmsNormBwd(
         device,
         rows,
@@ -100,7 +100,6 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
         backend.handle(dresidualOut),
         backend.handle(ds),
         0,
-        backend.handle(scales),
       ),
     linear: (linear: Linear, x: Rows, y: Rows, xa: Rows, bias = handle(`${linear}Bias`)) =>
       addon.loraLinearFwd(device, ...linearOperands(linear, x, bias), ...y, ...xa),
@@ -156,7 +155,8 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
 /**
  * inputs: hidden, residual?, norm, convWeight, convBias?, A, D, seqIdx?, dropoutStep?, and W, Bias?, A?, B? of each projection behind
  * its name; attrs: eps, seed, settings (scaling, dropout, offset of each projection), saves. Outputs: out, hidden + residual when
- * there is a residual, and with `saves`: xz and dbc, whose last columns are the projected inputs of their adapters, checkpoints,
+ * there is a residual, and with `saves`: the scales
+ * of the stream's rows, xz and dbc, whose last columns are the projected inputs of their adapters, checkpoints,
  * dtProjXa?, outProjXa?, empty where the device does not keep them.
  */
 defineKernel('MambaBlock', (backend, inputs, attrs) => {
@@ -168,7 +168,8 @@ defineKernel('MambaBlock', (backend, inputs, attrs) => {
 
   const normed = buffer(dModel);
   const residualOut = inputs.residual && buffer(dModel);
-  block.norm(hidden, inputs.residual, normed, residualOut);
+  const scales = saves ? backend.output([batch * seqlen]) : undefined;
+  block.norm(hidden, inputs.residual, normed, { stream: residualOut, scales });
   const xz = buffer(2 * dInner + block.rankOf('inProj'));
   block.linear('inProj', whole(normed), columns(xz, 0), block.lastColumns(xz, 'inProj'));
   release(normed);
@@ -190,7 +191,7 @@ defineKernel('MambaBlock', (backend, inputs, attrs) => {
   const outXa = block.projected('outProj');
   block.linear('outProj', whole(scanned), whole(out), whole(outXa));
   release(scanned);
-  const kept = [xz, dbc, checkpoints, dtXa, outXa];
+  const kept = [scales, xz, dbc, checkpoints, dtXa, outXa];
   if (!saves) release(...kept);
   return [out, residualOut, ...(saves ? kept : [])].filter((info) => info !== undefined);
 });
@@ -218,20 +219,25 @@ defineKernel('MambaBlockGrad', (backend, inputs, attrs) => {
   const x = columns(xz, 0);
   const [dtXa, outXa] = [inputs.dtProjXa, inputs.outProjXa];
 
-  // out_proj: the gradient of lora_A waits for the scan's output, and that of lora_B where xa was not kept.
+  // out_proj: the gradient of lora_A waits for the scan's output, and that of lora_B where xa was not kept. Beside it, what the forward
+  // did not keep is computed again.
   const dout = required(inputs, 'dout');
   const { A: dOutA, B: dOutB } = adapter('outProj');
   const keptXa = outXa?.shape[0] !== 0;
   const dxa = dOutA && keptXa ? backend.output([rows, block.rankOf('outProj')]) : undefined;
-  const dscan = buffer(dInner);
-  const early = { dxa, dx: whole(dscan), ...(dOutB && keptXa && { B: dOutB }) };
-  block.linearGrad('outProj', NONE, whole(outXa), dout, early);
-
-  const u = buffer(dInner);
-  addon.causalConv1dFwd(device, ...block.convOperands(x), backend.handle(u), 0);
-  const delta = buffer(dInner);
+  const [dscan, u, delta] = [buffer(dInner), buffer(dInner), buffer(dInner)];
   const again = block.projected('dtProj');
-  block.linear('dtProj', columns(dbc, 0), whole(delta), whole(again), 0);
+  backend.beside(
+    () => {
+      const early = { dxa, dx: whole(dscan), ...(dOutB && keptXa && { B: dOutB }) };
+      block.linearGrad('outProj', NONE, whole(outXa), dout, early);
+    },
+    () =>
+      backend.beside(
+        () => addon.causalConv1dFwd(device, ...block.convOperands(x), backend.handle(u), 0),
+        () => block.linear('dtProj', columns(dbc, 0), whole(delta), whole(again), 0),
+      ),
+  );
   release(again);
 
   // ddelta takes delta's place, and the scan's output that of its gradient.
@@ -252,45 +258,58 @@ defineKernel('MambaBlockGrad', (backend, inputs, attrs) => {
     ...[0, 0, 0, 0],
     dOutA || (dOutB && !keptXa) ? backend.handle(dscan) : 0,
   );
-  if (!keptXa) block.linearGrad('outProj', whole(dscan), NONE, dout, adapter('outProj'));
-  else if (dOutA) block.linearGrad('outProj', whole(dscan), whole(outXa), undefined, { dxa, A: dOutA });
-  release(dscan, dxa);
-  block.linearGrad('dtProj', columns(dbc, 0), whole(dtXa), delta, { dx: columns(ddbc, 0), ...adapter('dtProj') });
-  release(delta);
+
   // x_proj's share of du and its lora_A's gradient come with the convolution's backward, where the device can do that.
-  const { A: dXA, ...dXB } = adapter('xProj');
+  const { A: dXA, B: dXB } = adapter('xProj');
   const together = block.convTakesXProj(xz, dxz);
   const dXxa = together && block.rankOf('xProj') > 0 ? backend.output([rows, block.rankOf('xProj')]) : undefined;
-  if (together) release(u);
   const xXa = block.lastColumns(dbc, 'xProj');
-  if (!together)
-    block.linearGrad('xProj', whole(u), xXa, ddbc, { dx: whole(du), accumulate: true, ...adapter('xProj') });
-  else if (dXxa) block.linearGrad('xProj', NONE, xXa, ddbc, { dxa: dXxa, ...dXB });
-  const xProj = together ? block.xProjOperands(ddbc, dXxa, dXA) : NO_X_PROJ;
-  addon.causalConv1dBwd(device, ...block.convOperands(x), backend.handle(du), ...columns(dxz, 0), 0, 0, ...xProj);
-  release(du, ddbc, dXxa);
-  if (!together) release(u);
+  const convGrad = (xProj: number[]) =>
+    addon.causalConv1dBwd(device, ...block.convOperands(x), backend.handle(du), ...columns(dxz, 0), 0, 0, ...xProj);
+  backend.beside(
+    () => {
+      block.linearGrad('dtProj', columns(dbc, 0), whole(dtXa), delta, { dx: columns(ddbc, 0), ...adapter('dtProj') });
+      if (!together) {
+        block.linearGrad('xProj', whole(u), xXa, ddbc, { dx: whole(du), accumulate: true, ...adapter('xProj') });
+        convGrad(NO_X_PROJ);
+        return;
+      }
+      backend.beside(
+        () => {
+          if (dXxa) block.linearGrad('xProj', NONE, xXa, ddbc, { dxa: dXxa });
+          convGrad(block.xProjOperands(ddbc, dXxa, dXA));
+        },
+        () => {
+          if (dXB) block.linearGrad('xProj', NONE, xXa, ddbc, { B: dXB });
+        },
+      );
+    },
+    () => {
+      if (!keptXa) block.linearGrad('outProj', whole(dscan), NONE, dout, adapter('outProj'));
+      else if (dOutA) block.linearGrad('outProj', whole(dscan), whole(outXa), undefined, { dxa, A: dOutA });
+    },
+  );
+  release(dscan, dxa, u, delta, du, ddbc, dXxa);
 
+  // The normed input is s by the scales of its rows and by the norm's weight: lora_A's gradient is taken from s itself.
   const inXa = block.lastColumns(xz, 'inProj');
+  const scales: [number, number] = [backend.handle(required(inputs, 'scales')), backend.handle(inputs.norm)];
   if (!attrs.needsInput) {
-    const normed = gradients.has('inProjA') ? buffer(dModel) : undefined;
-    if (normed) block.norm(s, undefined, normed);
-    block.linearGrad('inProj', whole(normed), inXa, dxz, adapter('inProj'));
-    release(dxz, normed);
+    block.linearGrad('inProj', whole(s), inXa, dxz, adapter('inProj'), scales);
+    release(dxz);
     return [...gradients.values()];
   }
-  // The normed input is s by the scales of its rows and by the norm's weight: lora_A's gradient is taken from s itself.
-  const { A: dInA, ...dInB } = adapter('inProj');
+  const { A: dInA, B: dInB } = adapter('inProj');
   const dInXa = dInA && backend.output([rows, block.rankOf('inProj')]);
-  const dnormed = buffer(dModel);
-  block.linearGrad('inProj', NONE, inXa, dxz, { dxa: dInXa, dx: whole(dnormed), ...dInB });
+  const [dnormed, ds] = [buffer(dModel), buffer(dModel)];
+  block.linearGrad('inProj', NONE, inXa, dxz, { dxa: dInXa, dx: whole(dnormed), ...(dInB && { B: dInB }) });
   release(dxz);
-  const ds = buffer(dModel);
-  const scales = dInA && backend.output([rows]);
-  block.normGrad(s, dnormed, inputs.dresidualOut, ds, scales);
-  release(dnormed);
-  const scalesOfX: [number, number] = [backend.handle(scales), backend.handle(inputs.norm)];
-  if (dInA) block.linearGrad('inProj', whole(s), inXa, undefined, { dxa: dInXa, A: dInA }, scalesOfX);
-  release(dInXa, scales);
+  backend.beside(
+    () => block.normGrad(s, dnormed, inputs.dresidualOut, ds),
+    () => {
+      if (dInA) block.linearGrad('inProj', whole(s), inXa, undefined, { dxa: dInXa, A: dInA }, scales);
+    },
+  );
+  release(dnormed, dInXa);
   return [ds, ...gradients.values()];
 });

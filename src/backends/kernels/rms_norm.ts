@@ -17,6 +17,7 @@ defineKernel('RmsNorm', (backend, inputs, attrs) => {
     attrs.eps as number,
     backend.handle(y),
     backend.handle(residualOut),
+    0,
   );
   return residualOut ? [y, residualOut] : [y];
 });
@@ -37,7 +38,6 @@ defineKernel('RmsNormGrad', (backend, inputs, attrs) => {
     backend.handle(inputs.dresidualOut),
     backend.handle(ds),
     backend.handle(dweight),
-    0,
   );
   return dweight ? [ds, dweight] : [ds];
 });
