@@ -206,7 +206,6 @@ __global__ void __launch_bounds__(Config::kThreads, 3)
   auto& memory = *reinterpret_cast<typename Plan::Memory*>(raw_memory);
   const ScanPlace<Config> place(p, split.chunks);
   let_next_start();
-  wait_for_previous();
   const float bias = p.delta_bias && place.staged_live ? p.delta_bias[place.staged_channel] : 0.0f;
   const float skip = p.D && place.staged_live ? p.D[place.staged_channel] : 0.0f;
 
@@ -471,8 +470,8 @@ Error scan_backward(const SelectiveScanBwdParams& p) {
   const auto kernel = scan_backward_kernel<Config, Resets, ParameterGradients>;
   constexpr int kBytes = sizeof(typename Backward<Config>::Memory);
   MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), kScanBackward));
-  MAMBATUNE_TRY(launch_early_with_memory(kernel, static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes, kScanBackward, p, split,
-                                         partials));
+  kernel<<<static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes, stream()>>>(p, split, partials);
+  MAMBATUNE_CHECK_LAUNCH(kScanBackward);
   MAMBATUNE_TRY(sum_channel_blocks(p, BC.get(), channel_blocks, Config::kStored));
   if (p.dA) MAMBATUNE_TRY(column_sums(A.get(), p.dA, parts, p.d_inner * p.d_state, kScanBackward));
   if (p.dD) MAMBATUNE_TRY(column_sums(D.get(), p.dD, parts, p.d_inner, kScanBackward));

@@ -208,7 +208,6 @@ __global__ void __launch_bounds__(kThreads, 3)
   auto& memory = *reinterpret_cast<Memory*>(raw_memory);
   const Place place(p, split.chunks);
   let_next_start();
-  wait_for_previous();
   if (threadIdx.x < kChannels) {
     memory.bias[threadIdx.x] = p.delta_bias && place.staged_live ? p.delta_bias[place.staged_channel] : 0.0f;
     memory.skip[threadIdx.x] = p.D && place.staged_live ? p.D[place.staged_channel] : 0.0f;
@@ -379,8 +378,8 @@ Error scan_backward(const SelectiveScanBwdParams& p) {
   MAMBATUNE_TRY(BC.reserve(channel_blocks * p.batch * p.seqlen * 2 * kStored));
   const auto kernel = scan_backward_tensor_kernel<Resets>;
   MAMBATUNE_TRY(describe_error(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Memory)), kScanBackward));
-  MAMBATUNE_TRY(launch_early_with_memory(kernel, static_cast<unsigned>(blocks * split.chunks), kThreads, sizeof(Memory), kScanBackward, p, split,
-                                         BC.get()));
+  kernel<<<static_cast<unsigned>(blocks * split.chunks), kThreads, sizeof(Memory), stream()>>>(p, split, BC.get());
+  MAMBATUNE_CHECK_LAUNCH(kScanBackward);
   return sum_channel_blocks(p, BC.get(), channel_blocks, kStored);
 }
 

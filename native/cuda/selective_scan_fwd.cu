@@ -47,7 +47,6 @@ __global__ void __launch_bounds__(Config::kThreads, 4)
   auto& memory = *reinterpret_cast<ForwardMemory<Config>*>(raw_memory);
   const ScanPlace<Config> place(p, split.chunks);
   let_next_start();
-  wait_for_previous();
   const float bias = p.delta_bias && place.staged_live ? p.delta_bias[place.staged_channel] : 0.0f;
   const float skip = p.D && place.staged_live ? p.D[place.staged_channel] : 0.0f;
 
@@ -193,8 +192,10 @@ Error scan_forward(const SelectiveScanFwdParams& p) {
   constexpr int kBytes = sizeof(ForwardMemory<Config>);
   MAMBATUNE_TRY(describe_error(
       cudaFuncSetAttribute(scan_forward_kernel<Config, Resets>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), "selective_scan"));
-  return launch_early_with_memory(scan_forward_kernel<Config, Resets>, static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes,
-                                  "selective_scan", p, split);
+  // Not early: these blocks are one wave, and those that find room before the kernel ahead has ended would crowd its first idle processors.
+  scan_forward_kernel<Config, Resets><<<static_cast<unsigned>(blocks * split.chunks), Config::kThreads, kBytes, stream()>>>(p, split);
+  MAMBATUNE_CHECK_LAUNCH("selective_scan");
+  return nullptr;
 }
 
 }  // namespace

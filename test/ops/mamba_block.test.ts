@@ -14,6 +14,7 @@ import { selectiveScan } from '../../src/ops/selective_scan.ts';
 import { splitChannels } from '../../src/ops/split_channels.ts';
 import { forEachBackend, forEachDevice, hasOwnKernels } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
+import { layerInputs } from '../helpers/layer_inputs.ts';
 import { runWithGradients } from '../helpers/op_run.ts';
 import { type Operand, operandSource } from '../helpers/random_tensors.ts';
 
@@ -72,27 +73,10 @@ function settingsOf(linear: BlockLinear, dropout = 0) {
 
 /** The operands, which all but hidden, residual and the adapters are variables that do not train, as in a model. */
 function fused(t: Record<string, Tensor>, { dropout }: Case): Tensor[] {
-  const linear = (name: BlockLinear) => ({
-    W: t[`${name}W`] as Tensor2D,
-    bias: t[`${name}Bias`] as Tensor1D | undefined,
-    A: t[`${name}A`] as Tensor2D | undefined,
-    B: t[`${name}B`] as Tensor2D | undefined,
-    ...settingsOf(name, dropout),
-  });
   const { out, residualOut } = mambaBlock(
     {
-      hidden: t.hidden as Tensor3D,
-      residual: t.residual as Tensor3D,
-      norm: t.norm as Tensor1D,
-      convWeight: t.convWeight as Tensor2D,
-      convBias: t.convBias as Tensor1D,
-      A: t.A as Tensor2D,
-      D: t.D as Tensor1D,
+      ...layerInputs(t, (linear) => settingsOf(linear, dropout)),
       seqIdx: t.seqIdx as Tensor2D,
-      inProj: linear('inProj'),
-      xProj: linear('xProj'),
-      dtProj: linear('dtProj'),
-      outProj: linear('outProj'),
       dropoutStep: dropout ? (tf.scalar(5, 'int32') as Scalar) : null,
     },
     { eps: EPS, seed: SEED },

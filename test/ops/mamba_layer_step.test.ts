@@ -13,6 +13,7 @@ import { selectiveScan } from '../../src/ops/selective_scan.ts';
 import { splitChannels } from '../../src/ops/split_channels.ts';
 import { forEachDevice } from '../helpers/backends.ts';
 import { expectClose } from '../helpers/compare.ts';
+import { layerInputs } from '../helpers/layer_inputs.ts';
 import { expectNoLeak } from '../helpers/memory.ts';
 import { type Operand, operandSource, toTensor } from '../helpers/random_tensors.ts';
 
@@ -68,28 +69,11 @@ function operandsOf({ batch, dModel, dInner, dState, dConv, dtRank, ranks = {}, 
 }
 
 function fused(t: Tensors): Tensor[] {
-  const linear = (name: BlockLinear) => ({
-    W: t[`${name}W`] as Tensor2D,
-    bias: t[`${name}Bias`] as Tensor1D | undefined,
-    A: t[`${name}A`] as Tensor2D | undefined,
-    B: t[`${name}B`] as Tensor2D | undefined,
-    scaling: SCALING,
-  });
   const { out, residualOut } = mambaLayerStep(
     {
-      hidden: t.hidden as Tensor3D,
-      residual: t.residual as Tensor3D,
-      norm: t.norm as Tensor1D,
-      convWeight: t.convWeight as Tensor2D,
-      convBias: t.convBias as Tensor1D,
-      A: t.A as Tensor2D,
-      D: t.D as Tensor1D,
+      ...layerInputs(t, () => ({ scaling: SCALING })),
       convState: t.convState as Tensor3D,
       ssmState: t.ssmState as Tensor3D,
-      inProj: linear('inProj'),
-      xProj: linear('xProj'),
-      dtProj: linear('dtProj'),
-      outProj: linear('outProj'),
     },
     { eps: EPS },
   );
