@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of low_rank.cu and adapter_gradients.cu share.
+// What the kernels of low_rank.cu, low_rank_sum.cu and adapter_gradients.cu share.
 #pragma once
+#include <type_traits>
+
+#include "dropout.cuh"
 #include "launch.cuh"
 
 namespace mambatune {
@@ -71,6 +74,28 @@ __device__ __forceinline__ float add_parts(const float* parts, int64_t count, in
   for (int i = 1; i < kPartLanes; ++i) sum += sums[i][place];
   return sum;
 }
+
+template <bool Vector>
+__device__ __forceinline__ float4 dropout_quad(const Dropout& dropout, int64_t row, int64_t col) {
+  const int64_t element = row * dropout.cols + col;
+  if constexpr (Vector) return dropout.factors(element);
+  return dropout.factors_from(element);
+}
+
+__device__ __forceinline__ float4 multiply(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
+
+// Calls with the flags as types.
+template <class Use, class... Types>
+void with_flags(Use use, Types... types) {
+  use(types...);
+}
+template <class Use, class... Rest>
+void with_flags(Use use, bool flag, Rest... rest) {
+  const auto prepend = [&](auto first) { with_flags([&](auto... others) { use(first, others...); }, rest...); };
+  flag ? prepend(std::true_type()) : prepend(std::false_type());
+}
+
+inline bool is_vector(int64_t cols, int64_t row_stride, const void* x) { return cols % 4 == 0 && row_stride % 4 == 0 && aligned_to(x, 16); }
 
 }  // namespace cuda
 }  // namespace mambatune
