@@ -17,10 +17,21 @@ constexpr int kPassThreads = 32 * kWarps;
 constexpr int64_t kPassBlocks = 528;   // wanted: four for each of an H100's processors
 constexpr int64_t kLeastSplitRows = 16, kMostSplitRows = 256;
 
+// Adds up a lane's value over the block's warps, in order, for the first of them; false in the others.
+__device__ __forceinline__ bool sum_warps(float& value) {
+  __shared__ float parts[kWarps][32];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  parts[warp][lane] = value;
+  __syncthreads();
+  if (warp > 0) return false;
+#pragma unroll
+  for (int i = 1; i < kWarps; ++i) value += parts[i][lane];
+  return true;
+}
+
 // A group of `splits` warps (1 or kWarps) projects kGroupRows rows, each warp every splits-th part of them.
 template <bool Vector, bool Drop>
 __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int splits) {
-  __shared__ float parts[kWarps][32];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int part = warp % splits;
   const int64_t group = static_cast<int64_t>(blockIdx.x) * (kWarps / splits) + warp / splits;
@@ -51,14 +62,7 @@ __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int 
     }
   }
   float total = transposing_sum<16>(sums);
-  if (splits > 1) {
-    parts[warp][lane] = total;
-    __syncthreads();
-    if (warp > 0) return;
-    total = parts[0][lane];
-#pragma unroll
-    for (int i = 1; i < kWarps; ++i) total += parts[i][lane];
-  }
+  if (splits > 1 && !sum_warps(total)) return;
   const int64_t row = first_row + lane / kChunk, k = first_k + lane % kChunk;
   if (row < p.rows && k < p.r) p.out[row * p.out_row_stride + k] = total;
 }
@@ -66,7 +70,6 @@ __global__ void __launch_bounds__(32 * kWarps) project_kernel(Projection p, int 
 // over_cols of a row pass, a group of `splits` warps for kGroupRows rows as in project_kernel. quads: the factor's rows can be read four
 // elements at a time.
 __global__ void __launch_bounds__(32 * kWarps) sum_over_columns_kernel(const __grid_constant__ RowPass p, int splits, bool quads) {
-  __shared__ float parts[kWarps][32];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t first_row = (static_cast<int64_t>(blockIdx.x) * (kWarps / splits) + warp / splits) * kGroupRows;
   const int64_t first_k = static_cast<int64_t>(blockIdx.y) * kChunk;
@@ -94,14 +97,7 @@ __global__ void __launch_bounds__(32 * kWarps) sum_over_columns_kernel(const __g
     }
   }
   float total = transposing_sum<16>(sums);
-  if (splits > 1) {
-    parts[warp][lane] = total;
-    __syncthreads();
-    if (warp > 0) return;
-    total = parts[0][lane];
-#pragma unroll
-    for (int i = 1; i < kWarps; ++i) total += parts[i][lane];
-  }
+  if (splits > 1 && !sum_warps(total)) return;
   const int64_t row = first_row + lane / kChunk, k = first_k + lane % kChunk;
   if (row < p.rows && k < p.r) p.over_cols[row * p.r + k] = p.scale * total;
 }

@@ -108,8 +108,11 @@ export class DeviceBackend extends KernelBackend {
     const { addon, device } = this;
     addon.beginBeside(device);
     try {
-      main();
-      addon.beginSide(device);
+      try {
+        main();
+      } finally {
+        addon.beginSide(device);
+      }
       side();
     } finally {
       addon.endBeside(device);

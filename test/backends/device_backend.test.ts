@@ -3,6 +3,7 @@
 import type { Tensor } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
+import type { Addon } from '../../src/backends/addon.ts';
 import { DeviceBackend } from '../../src/backends/device_backend.ts';
 import { selectBackend } from '../../src/backends/select.ts';
 import { splitChannels } from '../../src/ops/split_channels.ts';
@@ -30,6 +31,18 @@ forEachDevice((name) => {
       expect(Array.from(await x.data())).toEqual([...values]);
       x.dispose();
     });
+  });
+
+  it('ends the parts of a schedule when one fails, and lets its error through', () => {
+    const calls: string[] = [];
+    const parts = ['beginBeside', 'beginSide', 'endBeside'].map((call) => [call, () => calls.push(call)]);
+    const backend = new DeviceBackend(Object.fromEntries(parts) as Addon, name);
+    const fail = () => {
+      throw new Error('out of memory');
+    };
+    expect(() => backend.beside(fail, () => calls.push('side'))).toThrow('out of memory');
+    expect(() => backend.beside(() => calls.push('main'), fail)).toThrow('out of memory');
+    expect(calls).toEqual(['beginBeside', 'beginSide', 'endBeside', 'beginBeside', 'main', 'beginSide', 'endBeside']);
   });
 
   it('refuses other dtypes', () => {

@@ -155,9 +155,8 @@ function blockOf(backend: DeviceBackend, inputs: Infos, attrs: Record<string, un
 /**
  * inputs: hidden, residual?, norm, convWeight, convBias?, A, D, seqIdx?, dropoutStep?, and W, Bias?, A?, B? of each projection behind
  * its name; attrs: eps, seed, settings (scaling, dropout, offset of each projection), saves. Outputs: out, hidden + residual when
- * there is a residual, and with `saves`: the scales
- * of the stream's rows, xz and dbc, whose last columns are the projected inputs of their adapters, checkpoints,
- * dtProjXa?, outProjXa?, empty where the device does not keep them.
+ * there is a residual, and with `saves`: the scales of the stream's rows, xz and dbc, whose last columns are the projected inputs of their
+ * adapters, checkpoints, dtProjXa?, outProjXa?, empty where the device does not keep them.
  */
 defineKernel('MambaBlock', (backend, inputs, attrs) => {
   const { addon, device } = backend;
